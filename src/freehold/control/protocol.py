@@ -1,0 +1,114 @@
+"""What control tells the other processes: routes and keys for gateway workers, launches for the warden.
+
+A gateway worker may keep what it was told until control says Changed, which control sends, and awaits the answer to,
+before it answers the API call that made the change; and until its connection to control breaks *and is made
+again*: while control is away nothing can change.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from freehold import ipc
+from freehold.domain.launch import LaunchSpec
+from freehold.domain.runtimes import ServerProtocol
+
+# -- asked by gateway workers ----------------------------------------------------------------------------------
+
+
+class Hello(msgspec.Struct, tag="hello", frozen=True):
+    """First message of a gateway worker: send me changes. Answered by Welcome."""
+
+    worker: int
+
+
+class ResolveEndpoint(msgspec.Struct, tag="resolve", frozen=True):
+    """Which version does this endpoint serve? Answered by EndpointRoute, or NotFound."""
+
+    account: str
+    runtime_id: str
+    qualifier: str
+
+
+class GetContract(msgspec.Struct, tag="contract", frozen=True):
+    """How to speak to sessions of a version. Answered by Contract, or NotFound."""
+
+    account: str
+    runtime_id: str
+    version: int
+
+
+class GetAccessKey(msgspec.Struct, tag="key", frozen=True):
+    """The secret of an access key. Answered by AccessKey, or NotFound (unknown or disabled)."""
+
+    access_key_id: str
+
+
+# -- asked by the warden ---------------------------------------------------------------------------------------
+
+
+class GetLaunch(msgspec.Struct, tag="launch", frozen=True):
+    """How to start a version's sessions. Answered by Launch, or NotFound."""
+
+    account: str
+    runtime_id: str
+    version: int
+
+
+# -- answered --------------------------------------------------------------------------------------------------
+
+
+class Welcome(msgspec.Struct, tag="welcome", frozen=True):
+    """`data_plane` is the compiled service model of the data plane's operations (`aws.model.Service.to_data`)."""
+
+    data_plane: dict[str, Any]
+
+
+class EndpointRoute(msgspec.Struct, tag="route", frozen=True):
+    """A serving endpoint: new sessions through it run `version`."""
+
+    account: str
+    runtime_id: str
+    endpoint: str
+    version: int
+
+
+class Contract(msgspec.Struct, tag="contract_is", frozen=True):
+    """What the gateway must know to relay to sessions of one version."""
+
+    version: int
+    protocol: ServerProtocol
+    port: int
+    header_allowlist: list[str]
+    """Lower-case names of request headers that reach the agent beyond those of the contract."""
+
+
+class AccessKey(msgspec.Struct, tag="key_is", frozen=True):
+    access_key_id: str
+    account: str
+    secret: str
+
+    def __repr__(self) -> str:
+        return f"AccessKey({self.access_key_id})"
+
+
+class Launch(msgspec.Struct, tag="launch_is", frozen=True):
+    spec: LaunchSpec
+
+
+# -- told to gateway workers -----------------------------------------------------------------------------------
+
+
+class Changed(msgspec.Struct, tag="changed", frozen=True):
+    """Forget what you know of these; answered by Done once forgotten."""
+
+    runtime_ids: list[str] = []
+    access_key_ids: list[str] = []
+
+
+REQUESTS = ipc.decoder(Hello, ResolveEndpoint, GetContract, GetAccessKey, GetLaunch)
+"""What control receives."""
+REPLIES = ipc.decoder(Welcome, EndpointRoute, Contract, AccessKey, Launch, Changed)
+"""What its clients receive."""
