@@ -51,7 +51,4 @@ def is_runtime_id(text: str) -> bool:
 
 def workload_identity(region: str, account: str, name: str) -> str:
     """The ARN of a workload identity in the default directory."""
-    return (
-        f"arn:aws:bedrock-agentcore:{region}:{account}:"
-        f"workload-identity-directory/default/workload-identity/{name}"
-    )
+    return f"arn:aws:bedrock-agentcore:{region}:{account}:workload-identity-directory/default/workload-identity/{name}"

@@ -105,7 +105,8 @@ def next_action(timers: Timers, now: float) -> Action:
     if now >= lifetime_end:
         return End(EndReason.MAX_LIFETIME)
     if timers.in_flight:
-        return Wait(lifetime_end)
+        # Whatever completes later, it can't be idle for long enough before this.
+        return Wait(min(now + timers.idle_timeout_s, lifetime_end))
     idle_end = timers.busy_until or timers.last_activity_at + timers.idle_timeout_s
     if now < idle_end:
         return Wait(min(idle_end, lifetime_end))

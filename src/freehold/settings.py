@@ -1,0 +1,177 @@
+"""Every setting, in one frozen object.
+
+Order, later wins: defaults, `freehold.toml`, environment variables `FREEHOLD_SECTION__KEY`, command-line flags. An
+unknown key is an error wherever it stands. `docs/reference/settings.md` is generated from this module.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import tomllib
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+ENVIRONMENT_PREFIX = "FREEHOLD_"
+
+
+class SettingsError(Exception):
+    """The settings can't be used. The message names each key and what is wrong with it."""
+
+
+def _default_data_dir() -> Path:
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "freehold"
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ServerSettings(_Section):
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(2673, ge=0, le=65535, description="TCP port to listen on; 0 takes any free one.")
+    workers: int = Field(1, ge=1, le=64, description="Gateway worker processes.")
+    public_url: str | None = Field(
+        None,
+        pattern=r"^https?://[^/\s]+$",
+        description="Where callers reach this server, if not at its host and port: scheme and authority, no path. "
+        "Used in every URL that is handed out.",
+    )
+    behind_tls: bool = Field(
+        False,
+        description="Declares that a TLS terminator stands in front. Without it only a loopback address is bound.",
+    )
+
+
+class AwsSettings(_Section):
+    region: str = Field("us-east-1", pattern=r"^[a-z]{2}(-[a-z]+)+-[0-9]$", description="The region this server is.")
+    account_id: str = Field("000000000000", pattern=r"^[0-9]{12}$", description="The account that owns everything.")
+
+
+class SandboxSettings(_Section):
+    mode: Literal["auto", "process"] = Field(
+        "auto",
+        description="auto: every session in a sandbox of its own, or the server refuses to start. process: plain "
+        "child processes without isolation, for agents you trust, on loopback only.",
+    )
+    uid_first: int = Field(
+        300_000, ge=1000, le=4_000_000_000, description="First host uid for sessions, when the server runs as root."
+    )
+    memory_mib: int = Field(
+        8192, ge=64, description="Memory of one session, where a memory cgroup can be written. AWS: 8 GB."
+    )
+    processes: int = Field(1024, ge=16, description="Processes and threads of one session.")
+    open_files: int = Field(65_536, ge=256, description="Open files of one process in a session (the host may cap it).")
+
+
+class SessionSettings(_Section):
+    max_sessions: int = Field(
+        256, ge=1, description="Sessions at once; beyond it callers get the service's quota error."
+    )
+    max_concurrent_starts: int = Field(8, ge=1, description="Sessions being started at once; further ones wait.")
+    start_timeout_s: float = Field(120.0, gt=0, le=3600, description="Until /ping must be healthy. AWS: 120 s.")
+
+
+class LogSettings(_Section):
+    level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least severe level that is logged."
+    )
+    format: Literal["text", "json"] = Field("text", description="Form of the server's log on stderr.")
+
+
+class Settings(_Section):
+    """All settings of one server."""
+
+    data_dir: Path = Field(
+        default_factory=_default_data_dir,
+        description="Where everything is kept. Default: freehold in XDG_DATA_HOME or ~/.local/share.",
+    )
+    server: ServerSettings = ServerSettings()  # pyright: ignore[reportCallIssue]
+    aws: AwsSettings = AwsSettings()  # pyright: ignore[reportCallIssue]
+    sandbox: SandboxSettings = SandboxSettings()  # pyright: ignore[reportCallIssue]
+    sessions: SessionSettings = SessionSettings()  # pyright: ignore[reportCallIssue]
+    log: LogSettings = LogSettings()  # pyright: ignore[reportCallIssue]
+
+    @model_validator(mode="after")
+    def _exposure(self) -> Self:
+        if not _is_loopback(self.server.host):
+            if self.sandbox.mode == "process":
+                raise ValueError(
+                    f"server.host {self.server.host} is not a loopback address, and sandbox.mode 'process' isolates "
+                    "nothing: use a loopback address or sandbox.mode 'auto'"
+                )
+            if not self.server.behind_tls:
+                raise ValueError(
+                    f"server.host {self.server.host} is not a loopback address: put a TLS terminator in front and "
+                    "declare it with server.behind_tls = true"
+                )
+        return self
+
+
+def load(
+    *, file: Path | None = None, flags: dict[str, Any] | None = None, environment: dict[str, str] | None = None
+) -> Settings:
+    """The settings of this server. `flags` is nested as the sections are; None values in it say nothing.
+
+    `file` must exist when it is given; otherwise `freehold.toml` in the working directory is read if there is one.
+    Raises SettingsError.
+    """
+    merged: dict[str, Any] = {}
+    if file is None and Path("freehold.toml").is_file():
+        file = Path("freehold.toml")
+    if file is not None:
+        try:
+            _merge(merged, tomllib.loads(file.read_text()))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise SettingsError(f"{file}: {error}") from error
+    _merge(merged, _from_environment(dict(os.environ) if environment is None else environment))
+    _merge(merged, flags or {})
+    try:
+        return Settings(**merged)
+    except ValidationError as error:
+        raise SettingsError(_explain(error)) from None
+
+
+def _from_environment(environment: dict[str, str]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in environment.items():
+        if not name.startswith(ENVIRONMENT_PREFIX):
+            continue
+        *sections, key = name[len(ENVIRONMENT_PREFIX) :].lower().split("__")
+        place = found
+        for section in sections:
+            place = place.setdefault(section, {})
+        place[key] = value
+    return found
+
+
+def _merge(into: dict[str, Any], more: dict[str, Any]) -> None:
+    for key, value in more.items():
+        if isinstance(value, dict):
+            section = into.setdefault(key, {})
+            if isinstance(section, dict):
+                _merge(section, value)  # pyright: ignore[reportUnknownArgumentType]
+            else:
+                into[key] = value
+        elif value is not None:
+            into[key] = value
+
+
+def _explain(error: ValidationError) -> str:
+    lines: list[str] = []
+    for problem in error.errors():
+        where = ".".join(str(part) for part in problem["loc"])
+        what = "there is no such setting" if problem["type"] == "extra_forbidden" else problem["msg"]
+        lines.append(f"{where}: {what}" if where else what.removeprefix("Value error, "))
+    return "\n".join(lines)
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,265 @@
+"""The warden: every session there is, and who has claimed which.
+
+Not for: one session's life (`session`), how its agent runs (`backends`). Invariant: the table holds at most one
+session per key that is not STOPPING, so no session runs twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from freehold import ipc
+from freehold.backends.base import SessionBackend
+from freehold.domain import errors, limits
+from freehold.domain.launch import LaunchSpec
+from freehold.domain.sessions import EndReason, SessionKey, SessionState
+from freehold.warden import protocol
+from freehold.warden.clock import Clock, SystemClock
+from freehold.warden.environment import agent_environment
+from freehold.warden.journal import Journal
+from freehold.warden.output import AgentLogs
+from freehold.warden.session import Session
+
+SETTLE_TIMEOUT_S = 30.0
+"""How long a claim waits for a session of the same key that is ending."""
+LAUNCHES_KEPT = 1024
+
+log = structlog.get_logger(__name__)
+
+LoadLaunch = Callable[[str, str, int], Awaitable[LaunchSpec]]
+"""(account, runtime id, version) to its launch. Raises NotFound, Unavailable."""
+
+
+@dataclass(frozen=True, slots=True)
+class WardenLimits:
+    max_sessions: int
+    max_concurrent_starts: int
+    start_timeout_s: float = limits.START_TIMEOUT_S
+
+
+class Warden:
+    """Owns every session. One event loop, no locks: each table changes in steps that never await."""
+
+    def __init__(
+        self,
+        *,
+        backend: SessionBackend,
+        journal: Journal,
+        load_launch: LoadLaunch,
+        bounds: WardenLimits,
+        public_url: str,
+        logs: AgentLogs,
+        clock: Clock | None = None,
+    ) -> None:
+        self._backend = backend
+        self._journal = journal
+        self._load_launch = load_launch
+        self._bounds = bounds
+        self._public_url = public_url
+        self._logs = logs
+        self._clock = clock or SystemClock()
+        self._by_key: dict[SessionKey, Session] = {}
+        self._by_generation: dict[int, Session] = {}
+        self._lives: set[asyncio.Task[None]] = set()
+        self._start_slots = asyncio.Semaphore(bounds.max_concurrent_starts)
+        self._launches: OrderedDict[tuple[str, str, int], LaunchSpec] = OrderedDict()
+        self._closing = False
+
+    async def serve(self, listener: socket.socket) -> None:
+        """Answer `protocol.REQUESTS` until cancelled."""
+        await ipc.serve(listener, protocol.REQUESTS, handler=self.handle, on_close=self.peer_gone)
+
+    async def handle(self, peer: ipc.Peer, message: Any, fds: list[int]) -> Any:
+        """Answer one message; see `protocol`."""
+        ipc.close_all(fds)
+        match message:
+            case protocol.Claim():
+                return await self._claim(peer, message)
+            case protocol.Release():
+                self._release(peer, message)
+                return None
+            case protocol.Dial():
+                return await self._dial(peer, message)
+            case protocol.StopSession():
+                return await self._stop_session(message.key)
+            case protocol.StopRuntime():
+                return await self._stop_runtime(message)
+            case protocol.ListSessions():
+                return self._list(message)
+            case _:
+                raise TypeError(f"not a request: {type(message).__name__}")
+
+    def peer_gone(self, peer: ipc.Peer) -> None:
+        """A worker's connection closed: it holds nothing any more."""
+        for session in self._by_generation.values():
+            session.drop_claim(peer)
+
+    async def aclose(self) -> None:
+        """End every session, then the backend."""
+        self._closing = True
+        for session in list(self._by_generation.values()):
+            session.end(EndReason.SHUTDOWN)
+        await asyncio.gather(*self._lives, return_exceptions=True)
+        await self._backend.aclose()
+
+    # -- claims ----------------------------------------------------------------------------------------------
+
+    async def _claim(self, peer: ipc.Peer, claim: protocol.Claim) -> tuple[protocol.Claimed, list[int]]:
+        launch: LaunchSpec | None = None
+        deadline = self._clock.monotonic() + SETTLE_TIMEOUT_S
+        while True:
+            session = self._by_key.get(claim.key)
+            if session is not None and session.state is SessionState.STOPPING:
+                await self._settled(session, deadline)
+                continue
+            if session is not None:
+                return await self._join(peer, session, claim.sockets, started=False)
+            if launch is None:
+                # Loading takes time, in which another claim may have started the session: look again.
+                launch = await self._launch_of(claim.key, claim.version)
+                continue
+            session = self._begin(claim.key, launch)
+            return await self._join(peer, session, claim.sockets, started=True)
+
+    async def _settled(self, session: Session, deadline: float) -> None:
+        try:
+            async with asyncio.timeout(deadline - self._clock.monotonic()):
+                await session.ended()
+        except TimeoutError:
+            raise errors.RetryableConflict("Session operation in progress, please retry") from None
+
+    async def _join(
+        self, peer: ipc.Peer, session: Session, sockets: int, *, started: bool
+    ) -> tuple[protocol.Claimed, list[int]]:
+        session.add_claim(peer)
+        try:
+            await session.started()
+            if peer.closed:
+                raise errors.Unavailable("the worker has gone")
+            connected = await self._dial_many(session, sockets)
+        except BaseException:
+            session.drop_claim(peer)
+            raise
+        return protocol.Claimed(session.generation, session.launch.version, started), connected
+
+    async def _dial(self, peer: ipc.Peer, dial: protocol.Dial) -> tuple[protocol.Dialed, list[int]]:
+        session = self._by_generation.get(dial.generation)
+        if session is None or session.state is not SessionState.READY or peer not in session.claimants:
+            raise errors.NotFound("The session has ended")
+        return protocol.Dialed(), await self._dial_many(session, dial.sockets)
+
+    async def _dial_many(self, session: Session, count: int) -> list[int]:
+        connected: list[int] = []
+        try:
+            for _ in range(min(count, ipc.MAX_DESCRIPTORS)):
+                connected.append((await session.dial()).detach())
+        except BaseException:
+            ipc.close_all(connected)
+            raise
+        return connected
+
+    def _release(self, peer: ipc.Peer, release: protocol.Release) -> None:
+        session = self._by_generation.get(release.generation)
+        if session is not None:
+            session.drop_claim(peer, last_activity_age_s=release.last_activity_age_s)
+
+    # -- sessions --------------------------------------------------------------------------------------------
+
+    def _begin(self, key: SessionKey, launch: LaunchSpec) -> Session:
+        if self._closing:
+            raise errors.Unavailable("The server is shutting down")
+        if len(self._by_generation) >= self._bounds.max_sessions:
+            raise errors.QuotaExceeded(f"The maximum number of {self._bounds.max_sessions} active sessions is reached")
+        session = Session(
+            key,
+            launch,
+            self._journal.next_generation(),
+            backend=self._backend,
+            journal=self._journal,
+            clock=self._clock,
+            environment=agent_environment(launch, public_url=self._public_url),
+            start_timeout_s=self._bounds.start_timeout_s,
+        )
+        self._by_key[key] = session
+        self._by_generation[session.generation] = session
+        self._logs.open(session.generation, key)
+        life = asyncio.create_task(self._live(session))
+        self._lives.add(life)
+        life.add_done_callback(self._lives.discard)
+        return session
+
+    async def _live(self, session: Session) -> None:
+        try:
+            await session.run(self._start_slots, self._tell_claimants)
+        finally:
+            self._logs.close(session.generation)
+            del self._by_generation[session.generation]
+            del self._by_key[session.key]
+            session.gone()
+
+    def _tell_claimants(self, session: Session) -> None:
+        reason = session.end_reason or EndReason.SHUTDOWN
+        log.info(
+            "session.ended",
+            generation=session.generation,
+            runtime_id=session.key.runtime_id,
+            reason=reason.value,
+        )
+        for peer in list(session.claimants):
+            peer.notify(protocol.Ended(session.generation, reason))
+
+    async def _launch_of(self, key: SessionKey, version: int) -> LaunchSpec:
+        wanted = (key.account, key.runtime_id, version)
+        launch = self._launches.get(wanted)
+        if launch is None:
+            launch = await self._load_launch(*wanted)
+            self._launches[wanted] = launch
+            while len(self._launches) > LAUNCHES_KEPT:
+                self._launches.popitem(last=False)
+        return launch
+
+    async def _stop_session(self, key: SessionKey) -> ipc.Done:
+        session = self._by_key.get(key)
+        if session is None:
+            raise errors.NotFound("No such running session")
+        if session.state is not SessionState.READY:
+            raise errors.RetryableConflict("Session operation in progress, please retry")
+        session.end(EndReason.STOPPED)
+        await session.ended()
+        return ipc.Done()
+
+    async def _stop_runtime(self, stop: protocol.StopRuntime) -> ipc.Done:
+        for wanted in [w for w in self._launches if w[:2] == (stop.account, stop.runtime_id)]:
+            del self._launches[wanted]
+        sessions = [
+            session
+            for session in self._by_generation.values()
+            if session.key.account == stop.account and session.key.runtime_id == stop.runtime_id
+        ]
+        for session in sessions:
+            session.end(EndReason.RUNTIME_DELETED)
+        await asyncio.gather(*(session.ended() for session in sessions))
+        return ipc.Done()
+
+    def _list(self, wanted: protocol.ListSessions) -> protocol.SessionPage:
+        now = self._clock.monotonic()
+        page = sorted(g for g in self._by_generation if g > wanted.after)[: max(1, min(wanted.limit, 100))]
+        return protocol.SessionPage([self._info(self._by_generation[g], now) for g in page])
+
+    def _info(self, session: Session, now: float) -> protocol.SessionInfo:
+        return protocol.SessionInfo(
+            generation=session.generation,
+            key=session.key,
+            version=session.launch.version,
+            state=session.state,
+            claims=len(session.claimants),
+            age_s=now - session.created_at,
+            idle_s=session.idle_s,
+        )
