@@ -1,0 +1,143 @@
+"""`kill -9` of each process while 20 sessions run."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import json
+import os
+import signal
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from botocore.exceptions import BotoCoreError, ClientError
+from leftovers import Leftovers
+from running_server import RunningServer, agent, session_id, wait_until
+
+SESSIONS = 20
+pytestmark = pytest.mark.slow
+
+
+class Running:
+    """A server with 20 sessions, each with a long stream under way."""
+
+    def __init__(self, server: RunningServer) -> None:
+        self.server = server
+        self.arn = server.deployed("probe", agent("probe"))
+        self.data = server.client("bedrock-agentcore", max_pool_connections=SESSIONS * 2)
+        self.sessions = [session_id() for _ in range(SESSIONS)]
+        with concurrent.futures.ThreadPoolExecutor(SESSIONS) as pool:
+            self.pids = list(pool.map(lambda one: self.ask(one)["started"], self.sessions))
+
+    def ask(self, session: str, **told: Any) -> Any:
+        told = told or {"do": "remember", "say": "x"}
+        answer = self.data.invoke_agent_runtime(
+            agentRuntimeArn=self.arn, runtimeSessionId=session, payload=json.dumps(told).encode()
+        )
+        return json.loads(answer["response"].read())
+
+    def stream(self, session: str, path: str) -> Any:
+        """A stream that waits after its first event."""
+        told = {"do": "stream", "events": 2, "gate": path}
+        answer = self.data.invoke_agent_runtime(
+            agentRuntimeArn=self.arn, runtimeSessionId=session, payload=json.dumps(told).encode()
+        )
+        lines = answer["response"].iter_lines(chunk_size=1)
+        assert next(lines) == b"data: 0"
+        return lines
+
+
+@pytest.fixture
+def running() -> Iterator[Running]:
+    with RunningServer(workers=2) as server:
+        yield Running(server)
+
+
+def test_the_wardens_death_ends_every_sandbox_and_new_ones_start(running: Running):
+    server = running.server
+    agents = Leftovers(server).agents()
+    assert len(agents) == SESSIONS
+    server.kill("warden")
+    wait_until(lambda: not agents & Leftovers(server).agents(), "the sandboxes ended", limit_s=2)
+    wait_until(lambda: answers(running, running.sessions[0]), "a new session of the same id")
+    assert running.ask(running.sessions[0])["remembered"] == ["x", "x"], "in-memory state of a lost session is gone"
+    wait_until(lambda: len(server.sandboxes()) == 1, "what the dead sandboxes left is swept")
+
+
+def answers(running: Running, session: str) -> bool:
+    try:
+        running.ask(session)
+    except (ClientError, BotoCoreError):
+        return False
+    return True
+
+
+def test_a_workers_death_loses_only_its_own_requests(running: Running):
+    streams = {session: running.stream(session, "/tmp/gate") for session in running.sessions}
+    running.server.kill("gateway-0")
+    lost = 0
+    for session, lines in streams.items():
+        # Open the gate through whatever worker answers.
+        wait_until(lambda session=session: opened(running, session), "the gate opens")
+        try:
+            assert b"data: 1" in list(lines)
+        except (BotoCoreError, OSError):
+            lost += 1
+    assert 0 < lost < SESSIONS, "those of the killed worker, and no other"
+    assert [running.ask(one)["started"] for one in running.sessions] == running.pids, "every session lives on"
+
+
+def opened(running: Running, session: str) -> bool:
+    try:
+        running.ask(session, do="write", path="/tmp/gate1", text="")
+    except (ClientError, BotoCoreError):
+        return False
+    return True
+
+
+def test_controls_death_is_not_felt_by_running_sessions(running: Running):
+    running.server.kill("control")
+    assert [running.ask(one)["started"] for one in running.sessions] == running.pids
+
+    def listed() -> Any:
+        try:
+            return running.server.control.list_agent_runtimes()["agentRuntimes"]
+        except (ClientError, BotoCoreError):
+            return None
+
+    (line,) = wait_until(listed, "the control plane answers again")
+    assert line["status"] == "READY"
+    assert running.ask(session_id())["remembered"] == ["x"], "new sessions start"
+
+
+def test_the_death_of_the_whole_server_leaves_nothing_and_the_next_start_works(running: Running):
+    server = running.server
+    assert server.process is not None
+    before = Leftovers(server)
+    agents = before.agents()
+    os.kill(server.process.pid, signal.SIGKILL)
+    server.process.wait()
+    assert server.process.stdout is not None
+    server.process.stdout.close()
+    server.process = None
+    wait_until(lambda: not agents & before.agents(), "the sandboxes ended", limit_s=5)
+    server.start()
+    found = server.control.list_agent_runtimes()["agentRuntimes"]
+    assert [line["status"] for line in found] == ["READY"]
+    wait_until(lambda: server.sandboxes() == [], "nothing is left of the sessions")
+    running.data = server.data
+    assert running.ask(running.sessions[0])["remembered"] == ["x"]
+
+
+def test_a_clean_shutdown_leaves_nothing(running: Running):
+    server = running.server
+    before = Leftovers(server)
+    assert before.agents()
+    assert server.stop() == 0
+    after = Leftovers(server)
+    assert after.agents() == set()
+    assert after.cgroups() == []
+    assert after.mounts() == []
+    assert server.sandboxes() == []
+    assert sorted(path.name for path in (server.data_dir / "run").iterdir()) == ["sessions"]
+    assert [path.name for path in (server.data_dir / "run" / "sessions").iterdir()] == ["boots"]

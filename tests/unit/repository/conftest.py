@@ -1,0 +1,8 @@
+"""The repository's tools are not installed: they are imported from its root."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[3]))

@@ -1,0 +1,134 @@
+"""`./dev soak`: sessions started, used at once and stopped for a long time; then nothing may be left over.
+
+Fails when a call fails, when a session outlives its stop, when a process is left, or when the server's processes
+hold more descriptors or much more memory at the end than after the warm-up.
+"""
+
+from __future__ import annotations
+
+import argparse
+import concurrent.futures
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from tools import calls, ephemeral
+
+ECHO = ephemeral.ROOT / "benchmarks" / "agents" / "echo"
+INVOCATIONS = 5
+MORE_DESCRIPTORS = 32
+MORE_MEMORY_MIB = 96
+
+
+class SoakFailed(Exception):
+    """Something was left over. The message says what."""
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """All of a server's processes together, the sessions' included."""
+
+    processes: int
+    descriptors: int
+    memory_mib: float
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="./dev soak", description="Use Freehold for a long time.")
+    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--at-once", type=int, default=8, help="sessions at once")
+    options = parser.parse_args()
+    ephemeral.end_on_signals()
+    try:
+        with ephemeral.server() as server:
+            rounds = soak(server, options.minutes * 60, options.at_once)
+    except ephemeral.Interrupted as interrupted:
+        return interrupted.status
+    except (SoakFailed, calls.CallFailed, ephemeral.ServerFailed, OSError) as problem:
+        print(f"soak: {problem}", file=sys.stderr)
+        return 1
+    print(f"soak: {rounds} sessions, nothing left over")
+    return 0
+
+
+def soak(server: ephemeral.EphemeralServer, duration_s: float, at_once: int) -> int:
+    """How many sessions were run. Raises SoakFailed."""
+    caller = calls.caller(server)
+    arn = calls.deploy(server, ECHO, "echo")
+    with concurrent.futures.ThreadPoolExecutor(at_once) as pool:
+        for done in [pool.submit(one_session, caller, arn) for _ in range(at_once * 2)]:
+            done.result()
+        before = settled(server, caller, None)
+        print(f"soak: after the warm-up {before}", flush=True)
+        end, rounds = time.monotonic() + duration_s, 0
+        while time.monotonic() < end:
+            for done in [pool.submit(one_session, caller, arn) for _ in range(at_once)]:
+                done.result()
+            rounds += at_once
+    after = settled(server, caller, before)
+    print(f"soak: at the end {after}", flush=True)
+    if after.descriptors > before.descriptors + MORE_DESCRIPTORS:
+        raise SoakFailed(f"descriptors grew from {before.descriptors} to {after.descriptors}")
+    if after.memory_mib > before.memory_mib + MORE_MEMORY_MIB:
+        raise SoakFailed(f"memory grew from {before.memory_mib:.0f} to {after.memory_mib:.0f} MiB")
+    return rounds
+
+
+def one_session(caller: calls.Caller, arn: str) -> None:
+    connection = caller.connection()
+    session = {"Content-Type": "application/json", calls.SESSION_HEADER: calls.new_session()}
+    try:
+        for number in range(INVOCATIONS):
+            body = f'{{"number": {number}}}'.encode()
+            path = calls.invocation(arn)
+            told = caller.call(connection, "POST", path, body, caller.signed("POST", path, body, session))
+            if told != body:
+                raise calls.CallFailed(f"the echo agent answered {told!r}")
+        path = calls.stop(arn)
+        caller.call(connection, "POST", path, b"", caller.signed("POST", path, b"", session))
+    finally:
+        connection.close()
+
+
+def settled(server: ephemeral.EphemeralServer, caller: calls.Caller, wanted: Footprint | None) -> Footprint:
+    """The footprint once no session runs and, given an earlier one, no more processes than then. Raises SoakFailed."""
+    deadline = time.monotonic() + 30
+    while True:
+        sessions, now = caller.sessions(), footprint(server.process.pid)
+        if not sessions and (wanted is None or now.processes <= wanted.processes):
+            return now
+        if time.monotonic() > deadline:
+            raise SoakFailed(f"{len(sessions)} sessions and {now.processes} processes are left")
+        time.sleep(0.1)
+
+
+def footprint(root: int) -> Footprint:
+    """What the process `root` and all below it hold. Processes that end meanwhile don't count."""
+    children: dict[int, list[int]] = {}
+    for directory in Path("/proc").iterdir():
+        if directory.name.isdecimal():
+            try:
+                parent = int((directory / "stat").read_text().rpartition(")")[2].split()[1])
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            children.setdefault(parent, []).append(int(directory.name))
+    processes = descriptors = 0
+    memory_kib = 0
+    waiting = [root]
+    while waiting:
+        pid = waiting.pop()
+        waiting += children.get(pid, [])
+        try:
+            opened = len(list(Path(f"/proc/{pid}/fd").iterdir()))
+            status = Path(f"/proc/{pid}/status").read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        processes, descriptors = processes + 1, descriptors + opened
+        resident = [line.split()[1] for line in status.splitlines() if line.startswith("VmRSS:")]
+        memory_kib += int(resident[0]) if resident else 0
+    return Footprint(processes, descriptors, round(memory_kib / 1024, 1))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
