@@ -415,7 +415,9 @@ def encode_failure(error: errors.FreeholdError) -> Failure:
     for name in ("status", "exit_code", "output_tail", "reason"):
         if hasattr(error, name):
             detail[name] = getattr(error, name)
-    return Failure(type(error).__name__, error.message, detail)
+    # A process may have classes of its own below the tree's; across the border goes what the tree knows.
+    kind = next(kind for kind in type(error).__mro__ if kind.__module__ == errors.__name__)
+    return Failure(kind.__name__, error.message, detail)
 
 
 def decode_failure(failure: Failure) -> errors.FreeholdError:

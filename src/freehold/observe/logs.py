@@ -18,9 +18,14 @@ def configure(*, process: str, level: str, json_lines: bool) -> None:
     renderer: structlog.typing.Processor
     if json_lines:
         renderer = structlog.processors.JSONRenderer()
-        exceptions: structlog.typing.Processor = structlog.processors.dict_tracebacks
+        exceptions: structlog.typing.Processor = structlog.processors.ExceptionRenderer(
+            structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+        )
     else:
-        renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+        # Plain: a richer traceback shows local variables, and with them secrets.
+        renderer = structlog.dev.ConsoleRenderer(
+            colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+        )
         exceptions = _keep
     structlog.configure(
         processors=[

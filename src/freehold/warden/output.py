@@ -34,7 +34,7 @@ class AgentLogs:
         """Begin a session's log."""
         directory = self._root / key.runtime_id / key.endpoint
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._files[generation] = (open(directory / f"{generation}.log", "ab", buffering=0), 0)  # noqa: SIM115
+        self._files[generation] = ((directory / f"{generation}.log").open("ab", buffering=0), 0)
 
     def write(self, generation: int, stream: str, line: str) -> None:
         """Add a line; nothing when the session's log is not open or is full."""

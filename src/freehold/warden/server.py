@@ -25,7 +25,7 @@ from freehold.warden.clock import Clock, SystemClock
 from freehold.warden.environment import agent_environment
 from freehold.warden.journal import Journal
 from freehold.warden.output import AgentLogs
-from freehold.warden.session import Session
+from freehold.warden.session import Lost, Session
 
 SETTLE_TIMEOUT_S = 30.0
 """How long a claim waits for a session of the same key that is ending."""
@@ -120,7 +120,10 @@ class Warden:
                 await self._settled(session, deadline)
                 continue
             if session is not None:
-                return await self._join(peer, session, claim.sockets, started=False)
+                try:
+                    return await self._join(peer, session, claim.sockets, started=False)
+                except Lost:
+                    continue
             if launch is None:
                 # Loading takes time, in which another claim may have started the session: look again.
                 launch = await self._launch_of(claim.key, claim.version)

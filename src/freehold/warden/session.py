@@ -43,7 +43,14 @@ PING_TIMEOUT_S = 5.0
 PING_PAUSE_S = 0.02
 """Between two tries while an agent that listens is not healthy yet; doubles up to half a second."""
 
+DIAL_WAIT_S = 0.5
+EXIT_NOTICE_S = 0.5
+
 log = structlog.get_logger(__name__)
+
+
+class Lost(errors.NotFound):
+    """The session's agent has exited under a claim: the next claim of the key starts another."""
 
 
 class Session:
@@ -95,10 +102,19 @@ class Session:
         self._ended.set()
 
     async def dial(self) -> socket.socket:
-        """A connected socket to the agent's contract port. Raises AgentFailed when it does not take connections."""
+        """A connected socket to the agent's contract port.
+
+        Raises Lost when the agent has exited, AgentFailed when it lives and does not take connections.
+        """
         try:
-            return await self._backend.dial(self._ref, self.launch.port, wait_s=0.5)
+            return await self._backend.dial(self._ref, self.launch.port, wait_s=DIAL_WAIT_S)
         except (ConnectionError, TimeoutError) as error:
+            # An agent that exits closes its sockets a moment before its exit is known.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(EXIT_NOTICE_S):
+                    await self._backend.exited(self._ref)
+                self.end(EndReason.AGENT_EXITED)
+                raise Lost("The session has ended") from error
             raise errors.AgentFailed("The agent does not accept connections") from error
 
     def add_claim(self, peer: Peer) -> None:

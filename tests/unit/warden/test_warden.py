@@ -85,6 +85,7 @@ class FakeAgent:
         self.exit: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
         self.ping_answer = b'HTTP/1.0 200 OK\r\n\r\n{"status":"Healthy"}'
         self.pings = 0
+        self.refuses = False
 
     async def serve(self, sock):
         reader, writer = await asyncio.open_connection(sock=sock)
@@ -128,7 +129,7 @@ class FakeBackend:
 
     async def dial(self, ref, port, *, wait_s=0.0):
         agent = self.agents[ref.generation]
-        if agent.exit.done():
+        if agent.exit.done() or agent.refuses:
             raise ConnectionRefusedError("gone")
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
@@ -413,6 +414,32 @@ def test_an_agent_that_exits_ends_its_session_at_once(tmp_path):
         await settle()
         assert h.worker.told == [protocol.Ended(claimed.generation, EndReason.AGENT_EXITED)]
         assert (await h.claim()).started
+
+    house(test, tmp_path)
+
+
+def test_a_claim_that_meets_an_agent_in_its_last_moment_gets_a_new_session(tmp_path):
+    async def test(h):
+        first = await h.claim()
+        agent = h.backend.agents[first.generation]
+        agent.refuses = True
+        claim = asyncio.create_task(h.claim(sockets=1))
+        await settle()
+        assert not claim.done()
+        agent.exit.set_result(Exit(code=0, signal=None))
+        second = await claim
+        assert second.started
+        assert second.generation > first.generation
+
+    house(test, tmp_path)
+
+
+def test_an_agent_that_lives_and_refuses_connections_has_failed(tmp_path):
+    async def test(h):
+        first = await h.claim()
+        h.backend.agents[first.generation].refuses = True
+        with pytest.raises(errors.AgentFailed, match="does not accept connections"):
+            await h.claim(sockets=1)
 
     house(test, tmp_path)
 

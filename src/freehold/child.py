@@ -1,0 +1,135 @@
+"""The frame of one of the server's processes: bound to its parent, told when to stop, telling when it is ready.
+
+Not for: what the process does (`compose`), or for the parent's side (`processes`). Invariant: the process does not
+outlive its parent, whatever ends the parent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import structlog
+
+READY = b"ready"
+MAX_REPORT_BYTES = 16 * 1024
+_PR_SET_PDEATHSIG = 1
+
+log = structlog.get_logger(__name__)
+
+
+class CannotServe(Exception):
+    """The process can't do its work on this host or data directory. The message says why and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Arguments:
+    """What the parent says on the command line; nothing secret is among it."""
+
+    name: str
+    config_fd: int
+    ready_fd: int
+    parent_pid: int
+
+    @classmethod
+    def parse(cls, words: list[str]) -> Arguments:
+        name, *numbers = words
+        return cls(name, *(int(number) for number in numbers))
+
+    def words(self) -> list[str]:
+        return [self.name, str(self.config_fd), str(self.ready_fd), str(self.parent_pid)]
+
+    def read_config(self) -> bytes:
+        with os.fdopen(self.config_fd, "rb") as pipe:
+            return pipe.read()
+
+
+@dataclass(slots=True)
+class Life:
+    """What a process's main coroutine is given."""
+
+    ready_fd: int
+    stop: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when the process is to end."""
+    is_ready: bool = False
+
+    def ready(self) -> None:
+        """The process serves now."""
+        os.write(self.ready_fd, READY)
+        self.is_ready = True
+
+    async def until_stopped(self, *work: Awaitable[None]) -> None:
+        """Run `work` until the stop; then cancel it. Raises what any of it raises, or when any ends by itself."""
+        stopped = asyncio.ensure_future(self.stop.wait())
+        tasks = [asyncio.ensure_future(part) for part in work]
+        try:
+            await asyncio.wait({stopped, *tasks}, return_when=asyncio.FIRST_COMPLETED)
+            for task in tasks:
+                if task.done():
+                    task.result()
+                    raise RuntimeError("a part of the process ended by itself")
+        finally:
+            for task in (stopped, *tasks):
+                task.cancel()
+            await asyncio.gather(stopped, *tasks, return_exceptions=True)
+
+
+def die_with_parent(parent_pid: int, with_signal: signal.Signals) -> None:
+    """Have the kernel send `with_signal` when the parent ends; end now if it has ended already."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_PDEATHSIG, int(with_signal), 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
+    if os.getppid() != parent_pid:
+        sys.exit(1)
+
+
+def run(
+    arguments: Arguments,
+    main: Callable[[Life], Awaitable[None]],
+    *,
+    loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
+) -> int:
+    """Run `main` to its end; returns the process's exit status."""
+    life = Life(arguments.ready_fd)
+
+    async def framed() -> None:
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, life.stop.set)
+        # Ctrl-C reaches the whole group; the parent decides the order of the end.
+        loop.add_signal_handler(signal.SIGINT, lambda: None)
+        await main(life)
+
+    try:
+        with asyncio.Runner(loop_factory=loop_factory) as runner:
+            runner.run(framed())
+    except CannotServe as error:
+        log.error("process.cannot_serve", reason=str(error))
+        report(life, str(error))
+        return 1
+    except Exception as error:
+        log.exception("process.failed")
+        report(life, f"{type(error).__name__}: {error}")
+        return 1
+    return 0
+
+
+def report(life: Life, reason: str) -> None:
+    """Tell the parent, if it still waits for readiness, why it will not come."""
+    if not life.is_ready:
+        os.write(life.ready_fd, reason.encode()[:MAX_REPORT_BYTES])
+
+
+def write_privately(path: Path, data: bytes) -> None:
+    """Replace a file as a whole, readable by its owner only."""
+    temporary = path.with_name(f".{path.name}.new")
+    temporary.unlink(missing_ok=True)
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(fd, "wb") as file:
+        file.write(data)
+    temporary.replace(path)

@@ -1,0 +1,92 @@
+"""A running server's clients for the commands: botocore for the AWS APIs, signed requests for the operator API."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any, cast
+
+import botocore.auth
+import botocore.awsrequest
+import botocore.config
+import botocore.credentials
+import botocore.exceptions
+import botocore.httpsession
+import botocore.session
+
+from freehold import compose
+
+
+class ClientError(Exception):
+    """The server did not do what was asked. The message is what it said."""
+
+
+@dataclass(frozen=True, slots=True)
+class Clients:
+    """`control` and `data` are botocore clients of the two services."""
+
+    connection: compose.Connection
+    control: Any
+    data: Any
+
+    def call(self, client: Any, operation: str, **arguments: Any) -> dict[str, Any]:
+        """Call an operation. Raises ClientError."""
+        try:
+            return getattr(client, operation)(**arguments)
+        except (botocore.exceptions.ClientError, botocore.exceptions.BotoCoreError) as error:
+            raise ClientError(str(error)) from error
+
+    def runtime_named(self, name: str) -> dict[str, Any] | None:
+        """The summary of the agent runtime called `name`, if there is one."""
+        token: dict[str, str] = {}
+        while True:
+            page = self.call(self.control, "list_agent_runtimes", **token)
+            for runtime in page["agentRuntimes"]:
+                if runtime["agentRuntimeName"] == name:
+                    return cast("dict[str, Any]", runtime)
+            if "nextToken" not in page:
+                return None
+            token = {"nextToken": page["nextToken"]}
+
+    def upload(self, path: str, data: bytes, digest: str) -> None:
+        """PUT `data`, whose SHA-256 is `digest` in hex, through the operator API. Raises ClientError."""
+        request = botocore.awsrequest.AWSRequest(
+            method="PUT",
+            url=self.connection.url + path,
+            data=data,
+            headers={"Content-Type": "application/zip", "X-Amz-Content-SHA256": digest},
+        )
+        credentials = botocore.credentials.Credentials(self.connection.access_key_id, self.connection.secret)
+        botocore.auth.SigV4Auth(credentials, "bedrock-agentcore", self.connection.region).add_auth(request)
+        try:
+            answer = botocore.httpsession.URLLib3Session(timeout=120).send(request.prepare())
+        except botocore.exceptions.HTTPClientError as error:
+            raise ClientError(f"the server at {self.connection.url} does not answer: {error}") from error
+        if answer.status_code >= 300:
+            raise ClientError(f"upload refused with status {answer.status_code}: {answer.text}")
+
+
+def connect(connection: compose.Connection) -> Clients:
+    session = botocore.session.Session()
+    settings: dict[str, Any] = {
+        "region_name": connection.region,
+        "endpoint_url": connection.url,
+        "aws_access_key_id": connection.access_key_id,
+        "aws_secret_access_key": connection.secret,
+    }
+    once = botocore.config.Config(retries={"total_max_attempts": 1}, read_timeout=3660)
+    return Clients(
+        connection,
+        control=session.create_client("bedrock-agentcore-control", **settings),
+        data=session.create_client("bedrock-agentcore", config=once, **settings),
+    )
+
+
+def from_environment() -> compose.Connection | None:
+    """The server that `freehold env` put into the environment, if it did."""
+    url = os.environ.get("AWS_ENDPOINT_URL_BEDROCK_AGENTCORE_CONTROL")
+    key, secret = os.environ.get("AWS_ACCESS_KEY_ID"), os.environ.get("AWS_SECRET_ACCESS_KEY")
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    if url and key and secret and region:
+        return compose.Connection(url=url, region=region, access_key_id=key, secret=secret)
+    return None
