@@ -1,0 +1,48 @@
+"""Access keys: what they are, where they are looked up, how new ones are made.
+
+Not for keeping them (`store`, sealed by `store.vault`). Invariant: a secret never shows in a repr.
+"""
+
+from __future__ import annotations
+
+import secrets
+import string
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+_ID_PREFIX: Final = "AKIAFH"
+_ID_LENGTH: Final = 20
+_ID_ALPHABET: Final = string.ascii_uppercase + "234567"
+_SECRET_LENGTH: Final = 40
+_SECRET_ALPHABET: Final = string.ascii_letters + string.digits + "+/"
+"""Forms of AWS's own keys (IAM user guide): 20 characters beginning with AKIA, and 40 of the Base64 alphabet."""
+
+
+@dataclass(frozen=True, slots=True)
+class AccessKey:
+    """A long-lived key of an account, in the clear."""
+
+    access_key_id: str
+    account: str
+    secret: str = field(repr=False)
+
+
+class KeySource(Protocol):
+    """Where a verifier finds keys. Whoever implements it may cache, as long as a disabled key is forgotten at once."""
+
+    async def get(self, access_key_id: str) -> AccessKey | None:
+        """The key; None when it is unknown or disabled. Raises Unavailable when it can't be known just now."""
+        ...
+
+
+def mint_access_key(account: str) -> AccessKey:
+    """A new random key of `account`: some 69 bits of id, 240 bits of secret."""
+    return AccessKey(
+        access_key_id=_ID_PREFIX + _random(_ID_ALPHABET, _ID_LENGTH - len(_ID_PREFIX)),
+        account=account,
+        secret=_random(_SECRET_ALPHABET, _SECRET_LENGTH),
+    )
+
+
+def _random(alphabet: str, length: int) -> str:
+    return "".join(secrets.choice(alphabet) for _ in range(length))

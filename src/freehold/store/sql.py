@@ -1,0 +1,342 @@
+"""The store's verbs in SQL, the same for every database.
+
+Not for connecting, locking or pragmas: the concrete store (`store.sqlite`) gives `_read` and `_write`. Invariant:
+`_write` runs one transaction at a time, so that what a verb reads in it still holds when it writes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from datetime import datetime
+
+import msgspec
+import sqlalchemy as sa
+
+from freehold.domain import limits
+from freehold.domain.errors import Conflict, NotFound, QuotaExceeded
+from freehold.domain.launch import LaunchSpec
+from freehold.domain.runtimes import DEFAULT_ENDPOINT, RuntimeStatus, check_transition
+from freehold.store import schema, statements, steps
+from freehold.store.base import (
+    NAME_TAKEN,
+    AccessKeyRow,
+    EndpointRow,
+    Json,
+    NewRuntime,
+    NewVersion,
+    Once,
+    Position,
+    Receipt,
+    RuntimeKey,
+    RuntimeRow,
+    RuntimeSummary,
+    Scope,
+    VersionRow,
+)
+
+_S = RuntimeStatus
+_R, _V, _E = schema.agent_runtimes.c, schema.versions.c, schema.endpoints.c
+_UNFINISHED = (_S.CREATING, _S.UPDATING, _S.DELETING)
+_SEAL = "vault seal"
+
+Connecting = Callable[[], AbstractContextManager[sa.Connection]]
+
+
+class SqlStore:
+    """Implements `store.base.Store`; see there for what each verb promises."""
+
+    def __init__(self, read: Connecting, write: Connecting) -> None:
+        self._read = read
+        self._write = write
+
+    # -- changes of agent runtimes --------------------------------------------------------------------------------
+
+    def create_runtime(
+        self, scope: Scope, new: NewRuntime, *, once: Once | None, max_runtimes: int, now: datetime
+    ) -> Receipt:
+        with self._write() as db:
+            if (first := steps.replay(db, scope, once, now)) is not None:
+                return first
+            within = statements.scope_parameters(scope)
+            if db.scalar(statements.RUNTIME_NAMED, {**within, "of_name": new.name}) is not None:
+                raise Conflict(NAME_TAKEN)
+            if (db.scalar(statements.COUNT_RUNTIMES, within) or 0) >= max_runtimes:
+                raise QuotaExceeded(f"You have reached the maximum of {max_runtimes} agent runtimes")
+            _insert_runtime(db, RuntimeKey(scope, new.runtime_id), new, now)
+            receipt = Receipt(new.runtime_id, 1, _S.CREATING, new.workload_identity, now, now)
+            steps.remember(db, scope, once, receipt, now)
+            return receipt
+
+    def update_runtime(
+        self, key: RuntimeKey, version: NewVersion, *, once: Once | None, max_versions: int, now: datetime
+    ) -> Receipt:
+        with self._write() as db:
+            if (first := steps.replay(db, key.scope, once, now)) is not None:
+                return first
+            runtime = steps.get_runtime(db, key)
+            check_transition(runtime.status, _S.UPDATING)
+            number = 1 + (db.scalar(sa.select(sa.func.max(_V.version)).where(*steps.of_runtime(_V, key))) or 0)
+            kept = db.scalar(
+                sa.select(sa.func.count())
+                .select_from(schema.versions)
+                .where(*steps.of_runtime(_V, key), _V.deleted_at.is_(None))
+            )
+            if (kept or 0) >= max_versions:
+                raise QuotaExceeded(f"The agent runtime has reached the maximum of {max_versions} versions")
+            if number > limits.MAX_VERSION_NUMBER:
+                raise QuotaExceeded(f"The agent runtime has had all of its {limits.MAX_VERSION_NUMBER} versions")
+            steps.insert_version(db, key, number, _S.UPDATING, version, now)
+            steps.set_runtime(db, key, status=_S.UPDATING, failure_reason=None, latest_version=number, updated_at=now)
+            db.execute(
+                schema.endpoints.update()
+                .where(*steps.of_runtime(_E, key), _E.name == DEFAULT_ENDPOINT)
+                .values(target_version=number, updated_at=now)
+            )
+            receipt = Receipt(key.runtime_id, number, _S.UPDATING, runtime.workload_identity, runtime.created_at, now)
+            steps.remember(db, key.scope, once, receipt, now)
+            return receipt
+
+    def begin_delete(self, key: RuntimeKey, *, once: Once | None, now: datetime) -> Receipt:
+        with self._write() as db:
+            if (first := steps.replay(db, key.scope, once, now)) is not None:
+                return first
+            runtime = steps.get_runtime(db, key)
+            check_transition(runtime.status, _S.DELETING)
+            steps.set_runtime(db, key, status=_S.DELETING, failure_reason=None, updated_at=now)
+            receipt = Receipt(
+                key.runtime_id,
+                runtime.latest_version,
+                _S.DELETING,
+                runtime.workload_identity,
+                runtime.created_at,
+                now,
+            )
+            steps.remember(db, key.scope, once, receipt, now)
+            return receipt
+
+    def delete_version(
+        self, key: RuntimeKey, version: int, *, keep: frozenset[str], once: Once | None, now: datetime
+    ) -> Receipt:
+        with self._write() as db:
+            if (first := steps.replay(db, key.scope, once, now)) is not None:
+                return first
+            runtime = steps.get_runtime(db, key)
+            row = steps.get_version(db, key, version)
+            check_transition(runtime.status, _S.UPDATING)
+            serving = db.execute(
+                sa.select(_E.name).where(
+                    *steps.of_runtime(_E, key), sa.or_(_E.live_version == version, _E.target_version == version)
+                )
+            ).first()
+            if serving is not None:
+                raise Conflict(f"Version {version} can't be deleted: endpoint {serving[0]} uses it")
+            if version == runtime.latest_version:
+                raise Conflict(f"Version {version} can't be deleted: it is the agent runtime's latest version")
+            db.execute(
+                schema.versions.update()
+                .where(*steps.of_runtime(_V, key), _V.version == version)
+                .values(
+                    received={},
+                    configuration={k: v for k, v in row.configuration.items() if k in keep},
+                    description=None,
+                    launch=None,
+                    deleted_at=now,
+                    updated_at=now,
+                )
+            )
+            receipt = Receipt(key.runtime_id, version, _S.DELETING, runtime.workload_identity, runtime.created_at, now)
+            steps.remember(db, key.scope, once, receipt, now)
+            return receipt
+
+    # -- reading --------------------------------------------------------------------------------------------------
+
+    def replayed(self, scope: Scope, once: Once, *, now: datetime) -> Receipt | None:
+        with self._read() as db:
+            return steps.replay(db, scope, once, now)
+
+    def get_runtime(self, key: RuntimeKey, version: int | None = None) -> tuple[RuntimeRow, VersionRow]:
+        with self._read() as db:
+            runtime = steps.get_runtime(db, key)
+            return runtime, steps.get_version(db, key, runtime.latest_version if version is None else version)
+
+    def list_runtimes(self, scope: Scope, *, after: Position | None, limit: int) -> list[RuntimeSummary]:
+        query, parameters = statements.RUNTIMES, {**statements.scope_parameters(scope), "of_limit": limit}
+        if after is not None:
+            query = statements.RUNTIMES_AFTER
+            parameters |= {"of_after": after.created_at, "of_runtime": after.runtime_id}
+        with self._read() as db:
+            return [
+                RuntimeSummary(r[0], r[1], RuntimeStatus(r[2]), r[3], r[4], r[5], r[6], r[7])
+                for r in db.execute(query, parameters)
+            ]
+
+    def list_tags(self, scope: Scope, arn: str) -> dict[str, str]:
+        t = schema.tags.c
+        with self._read() as db:
+            rows = db.execute(sa.select(t.key, t.value).where(*steps.in_scope(t, scope), t.resource_arn == arn))
+            return {row[0]: row[1] for row in rows}
+
+    def resolve_endpoint(self, key: RuntimeKey, name: str) -> EndpointRow | None:
+        with self._read() as db:
+            row = db.execute(statements.ENDPOINT, {**statements.key_parameters(key), "of_name": name}).first()
+        return None if row is None else EndpointRow(row[0], row[1], row[2])
+
+    def get_contract(self, key: RuntimeKey, version: int) -> Json | None:
+        with self._read() as db:
+            return db.scalar(
+                sa.select(_V.configuration).where(
+                    *steps.of_runtime(_V, key), _V.version == version, _V.status == _S.READY
+                )
+            )
+
+    def get_launch(self, key: RuntimeKey, version: int) -> LaunchSpec | None:
+        query = (
+            sa.select(_V.launch)
+            .join(schema.agent_runtimes, sa.and_(*statements.same_runtime(_V)))
+            .where(
+                *steps.of_runtime(_V, key),
+                _V.version == version,
+                _V.status == _S.READY,
+                _V.deleted_at.is_(None),
+                _R.status.not_in((_S.DELETING, _S.DELETE_FAILED)),
+            )
+        )
+        with self._read() as db:
+            kept = db.scalar(query)
+        return None if kept is None else msgspec.convert(kept, LaunchSpec)
+
+    # -- progress -------------------------------------------------------------------------------------------------
+
+    def unfinished(self) -> list[RuntimeKey]:
+        query = (
+            sa.select(_R.account, _R.region, _R.runtime_id).where(_R.status.in_(_UNFINISHED)).order_by(_R.updated_at)
+        )
+        with self._read() as db:
+            return [RuntimeKey(Scope(r[0], r[1]), r[2]) for r in db.execute(query)]
+
+    def version_ready(self, key: RuntimeKey, version: int, *, digest: str, launch: LaunchSpec, now: datetime) -> None:
+        with self._write() as db:
+            steps.check_current(db, key, version, _S.READY)
+            db.execute(
+                schema.versions.update()
+                .where(*steps.of_runtime(_V, key), _V.version == version)
+                .values(
+                    status=_S.READY,
+                    failure_reason=None,
+                    digest=digest,
+                    launch=msgspec.to_builtins(launch),
+                    updated_at=now,
+                )
+            )
+            steps.set_runtime(db, key, status=_S.READY, failure_reason=None, updated_at=now)
+            db.execute(
+                schema.endpoints.update()
+                .where(*steps.of_runtime(_E, key), _E.name == DEFAULT_ENDPOINT)
+                .values(live_version=version, target_version=version, updated_at=now)
+            )
+
+    def version_failed(self, key: RuntimeKey, version: int, *, reason: str, now: datetime) -> None:
+        with self._write() as db:
+            current = steps.get_runtime(db, key).status
+            failed = _S.CREATE_FAILED if current is _S.CREATING else _S.UPDATE_FAILED
+            steps.check_current(db, key, version, failed)
+            db.execute(
+                schema.versions.update()
+                .where(*steps.of_runtime(_V, key), _V.version == version)
+                .values(status=failed, failure_reason=reason, updated_at=now)
+            )
+            steps.set_runtime(db, key, status=failed, failure_reason=reason, updated_at=now)
+            db.execute(
+                schema.endpoints.update()
+                .where(*steps.of_runtime(_E, key), _E.name == DEFAULT_ENDPOINT, _E.live_version.is_not(None))
+                .values(target_version=_E.live_version, updated_at=now)
+            )
+
+    def delete_failed(self, key: RuntimeKey, *, reason: str, now: datetime) -> None:
+        with self._write() as db:
+            check_transition(steps.get_runtime(db, key).status, _S.DELETE_FAILED)
+            steps.set_runtime(db, key, status=_S.DELETE_FAILED, failure_reason=reason, updated_at=now)
+
+    def remove_runtime(self, key: RuntimeKey) -> None:
+        with self._write() as db:
+            runtime = db.execute(sa.select(_R.status, _R.arn).where(*steps.of_runtime(_R, key))).first()
+            if runtime is None:
+                raise NotFound(steps.no_runtime(key))
+            if runtime[0] != _S.DELETING:
+                raise Conflict(f"Agent runtime is in status {runtime[0]}, not being deleted")
+            t = schema.tags.c
+            below = t.resource_arn.startswith(f"{runtime[1]}/", autoescape=True)
+            db.execute(
+                schema.tags.delete().where(*steps.in_scope(t, key.scope), sa.or_(t.resource_arn == runtime[1], below))
+            )
+            # Versions, endpoints and the workload identity go with it, by their foreign keys.
+            db.execute(schema.agent_runtimes.delete().where(*steps.of_runtime(_R, key)))
+
+    # -- access keys ----------------------------------------------------------------------------------------------
+
+    def add_access_key(self, row: AccessKeyRow) -> None:
+        with self._write() as db:
+            db.execute(
+                schema.access_keys.insert().values(
+                    access_key_id=row.access_key_id,
+                    account=row.scope.account,
+                    region=row.scope.region,
+                    sealed_secret=row.sealed_secret,
+                    created_at=row.created_at,
+                    disabled_at=row.disabled_at,
+                )
+            )
+
+    def get_access_key(self, access_key_id: str) -> AccessKeyRow | None:
+        with self._read() as db:
+            query = sa.select(schema.access_keys).where(schema.access_keys.c.access_key_id == access_key_id)
+            row = db.execute(query).mappings().first()
+        return None if row is None else steps.access_key(row)
+
+    def list_access_keys(self) -> list[AccessKeyRow]:
+        c = schema.access_keys.c
+        with self._read() as db:
+            rows = db.execute(sa.select(schema.access_keys).order_by(c.created_at, c.access_key_id)).mappings()
+            return [steps.access_key(row) for row in rows]
+
+    def disable_access_key(self, access_key_id: str, *, now: datetime) -> None:
+        c = schema.access_keys.c
+        with self._write() as db:
+            changed = db.execute(
+                schema.access_keys.update()
+                .where(c.access_key_id == access_key_id)
+                .values(disabled_at=sa.func.coalesce(c.disabled_at, now))
+            )
+            if changed.rowcount == 0:
+                raise NotFound(f"No access key {access_key_id}")
+
+    # -- itself ---------------------------------------------------------------------------------------------------
+
+    def get_seal(self) -> bytes | None:
+        with self._read() as db:
+            return db.scalar(sa.select(schema.marks.c.value).where(schema.marks.c.name == _SEAL))
+
+    def set_seal(self, seal: bytes) -> None:
+        with self._write() as db:
+            if db.scalar(sa.select(schema.marks.c.name).where(schema.marks.c.name == _SEAL)) is not None:
+                raise Conflict("the store is sealed already")
+            db.execute(schema.marks.insert().values(name=_SEAL, value=seal))
+
+
+def _insert_runtime(db: sa.Connection, key: RuntimeKey, new: NewRuntime, now: datetime) -> None:
+    common = {**steps.key_columns(key), "created_at": now, "updated_at": now}
+    runtime = {
+        "name": new.name,
+        "arn": new.arn,
+        "status": _S.CREATING,
+        "latest_version": 1,
+        "workload_identity": new.workload_identity,
+    }
+    db.execute(schema.agent_runtimes.insert(), common | runtime)
+    steps.insert_version(db, key, 1, _S.CREATING, new.version, now)
+    db.execute(schema.endpoints.insert(), common | {"name": DEFAULT_ENDPOINT, "target_version": 1})
+    db.execute(schema.workload_identities.insert(), common | {"name": new.workload_identity})
+    if new.tags:
+        of = {"account": key.scope.account, "region": key.scope.region, "resource_arn": new.arn}
+        db.execute(schema.tags.insert(), [{**of, "key": k, "value": v} for k, v in new.tags.items()])

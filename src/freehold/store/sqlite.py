@@ -1,0 +1,111 @@
+"""The store in one SQLite file: the default.
+
+Not for the verbs (`store.sql`). Invariant: a change that was answered survives a crash of the machine (WAL with
+synchronous=FULL), and there is one writer at a time, which waits a bounded while for its turn.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy import event, exc
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from freehold.domain.errors import Unavailable
+from freehold.store import migrations
+from freehold.store.base import StoreRefused
+from freehold.store.sql import SqlStore
+
+BUSY_TIMEOUT_S: Final = 5.0
+"""How long a transaction waits for another one's lock."""
+_WRITES = "freehold_writes"
+
+
+class SqliteStore(SqlStore):
+    """Use `open_store`. Thread-safe; `close` when no verb is under way."""
+
+    def __init__(self, engine: sa.Engine) -> None:
+        super().__init__(engine.begin, self._one_writer)
+        self._engine = engine
+        self._writer = threading.Lock()
+        self._for_writes = engine.execution_options(**{_WRITES: True})
+
+    def close(self) -> None:
+        """Close every connection."""
+        self._engine.dispose()
+
+    @contextmanager
+    def _one_writer(self) -> Generator[sa.Connection]:
+        if not self._writer.acquire(timeout=BUSY_TIMEOUT_S):
+            raise Unavailable("The server's database is busy")
+        try:
+            with self._for_writes.begin() as connection:
+                yield connection
+        finally:
+            self._writer.release()
+
+
+def open_store(path: Path) -> SqliteStore:
+    """Open the database at `path`, making it or upgrading its schema as needed.
+
+    Raises StoreRefused when it can't be used: made by a newer Freehold, not a database, not Freehold's.
+    """
+    # Made here, so that nobody else can ever read it; SQLite gives the WAL the same mode.
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+    except OSError as error:
+        raise StoreRefused(f"the database {path} can't be opened: {error.strerror}") from error
+    engine = sa.create_engine(
+        sa.URL.create("sqlite", database=str(path)),
+        connect_args={"timeout": BUSY_TIMEOUT_S, "check_same_thread": False},
+        pool_size=8,
+        max_overflow=56,
+        pool_timeout=BUSY_TIMEOUT_S,
+        json_serializer=_to_json,
+        json_deserializer=msgspec.json.decode,
+        hide_parameters=True,  # they hold environment variables, and would show in error messages
+    )
+    event.listen(engine, "connect", _configure)
+    event.listen(engine, "begin", _begin)
+    store = SqliteStore(engine)
+    try:
+        with store._write() as connection:  # pyright: ignore[reportPrivateUsage]
+            migrations.upgrade(connection)
+    except StoreRefused:
+        store.close()
+        raise
+    except exc.DatabaseError as error:
+        store.close()
+        raise StoreRefused(f"the database {path} can't be opened: {error.orig}") from error
+    return store
+
+
+def _to_json(value: Any) -> str:
+    return msgspec.json.encode(value).decode()
+
+
+def _configure(connection: sqlite3.Connection, _entry: ConnectionPoolEntry) -> None:
+    # Transactions are begun by `_begin`: the driver's own way begins them late, and not at all for DDL.
+    connection.isolation_level = None
+    for pragma in (
+        "journal_mode = WAL",
+        "synchronous = FULL",
+        "foreign_keys = ON",
+        f"busy_timeout = {int(BUSY_TIMEOUT_S * 1000)}",
+        "secure_delete = ON",  # what a customer deleted is not to be found in free pages
+        "trusted_schema = OFF",
+    ):
+        connection.execute(f"PRAGMA {pragma}").close()
+
+
+def _begin(connection: sa.Connection) -> None:
+    writes = connection.get_execution_options().get(_WRITES, False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")

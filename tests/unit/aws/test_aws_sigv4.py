@@ -1,0 +1,154 @@
+"""Signatures against botocore's signer: whatever it signs is taken, and nothing else is."""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+from typing import Any
+from unittest import mock
+
+import botocore.auth
+import pytest
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from freehold.aws import sigv4
+
+SECRET = "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY"
+REGION = "eu-central-1"
+SERVICE = "bedrock-agentcore"
+STAMP = "20261123T120000Z"
+NOW = dt.datetime(2026, 11, 23, 12, 0, 0)
+
+Parts = tuple[bytes, bytes, list[tuple[bytes, bytes]]]
+
+# What may stand in a request line: no spaces, controls, `#` or `?` in a path.
+PATH = st.text(st.sampled_from("abzAZ09-._~/%2F%3a:@!$&'()*+,;=[]äß"), max_size=60).map(lambda text: "/" + text)
+QUERY = st.text(st.sampled_from("abZ09-._~%2F%20+=&&:/?@!$'()*,;ä"), max_size=60)
+HEADER_VALUE = st.text(st.characters(min_codepoint=0x20, max_codepoint=0xFF, exclude_characters="\x7f"), max_size=40)
+
+
+def signed(method: str, path: str, query: str, headers: list[tuple[str, str]], body: bytes) -> tuple[Any, Parts]:
+    """A request that botocore signed, and its parts on the wire."""
+    request = AWSRequest(method=method, url=f"http://localhost:2673{path}{'?' + query if query else ''}", data=body)
+    request.headers["Host"] = "localhost:2673"
+    for name, value in headers:
+        request.headers[name] = value
+    with mock.patch("botocore.auth.get_current_datetime", return_value=NOW):
+        botocore.auth.SigV4Auth(Credentials("AKIDEXAMPLE", SECRET), SERVICE, REGION).add_auth(request)
+    wire = [(name.lower().encode(), value.encode("latin-1")) for name, value in request.headers.items()]
+    return sigv4.parse_authorization(request.headers["Authorization"]), (path.encode(), query.encode(), wire)
+
+
+def matches(authorization: Any, method: str, parts: Parts, body: bytes, *, key: bytes | None = None) -> bool:
+    path, query, headers = parts
+    return sigv4.signature_matches(
+        authorization,
+        signing_key=key or sigv4.derive_signing_key(SECRET, STAMP[:8], REGION, SERVICE),
+        timestamp=STAMP,
+        method=method,
+        raw_path=path,
+        raw_query=query,
+        headers=headers,
+        payload_sha256=hashlib.sha256(body).hexdigest(),
+    )
+
+
+@settings(max_examples=500, deadline=None)
+@given(
+    st.sampled_from(["GET", "POST", "PUT", "DELETE"]),
+    PATH,
+    QUERY,
+    st.lists(st.tuples(st.sampled_from(["X-Amz-Meta", "X-Custom", "Accept"]), HEADER_VALUE), max_size=4),
+    st.binary(max_size=40),
+)
+def test_whatever_botocore_signs_is_taken(
+    method: str, path: str, query: str, headers: list[tuple[str, str]], body: bytes
+):
+    assume(not path.startswith("//"))  # no path, but an authority, to botocore
+    authorization, parts = signed(method, path, query, headers, body)
+    assert matches(authorization, method, parts, body)
+    assert not matches(authorization, method, parts, body + b"x")
+    assert not matches(authorization, method, (parts[0] + b"x", *parts[1:]), body)
+    assert not matches(authorization, method, (parts[0], parts[1] + b"&x=y", parts[2]), body)
+    assert not matches(authorization, method, parts, body, key=b"\0" * 32)
+
+
+ARN = "arn%3Aaws%3Abedrock-agentcore%3Aeu-central-1%3A111122223333%3Aruntime%2Fagent-0123456789"
+
+
+def test_a_decoded_path_is_another_path():
+    authorization, (path, query, headers) = signed("POST", f"/runtimes/{ARN}/invocations", "", [], b"")
+    assert matches(authorization, "POST", (path, query, headers), b"")
+    decoded = path.replace(b"%3A", b":")
+    for other in (decoded, decoded.replace(b"%2F", b"/"), path.replace(b"%2F", b"%252F"), path.lower()):
+        assert not matches(authorization, "POST", (other, query, headers), b"")
+
+
+def test_the_order_of_the_query_does_not_count_and_values_do():
+    authorization, (path, _, headers) = signed("GET", "/tags/x", "tagKeys=b&tagKeys=a&z=1", [], b"")
+    assert matches(authorization, "GET", (path, b"z=1&tagKeys=a&tagKeys=b", headers), b"")
+    assert not matches(authorization, "GET", (path, b"z=1&tagKeys=a", headers), b"")
+    assert not matches(authorization, "GET", (path, b"z=1&tagKeys=a&tagKeys=c", headers), b"")
+
+
+def test_a_query_that_was_signed_more_encoded_than_it_was_sent_is_taken():
+    authorization, (path, _, headers) = signed("GET", "/x", "a=b%3Ac%2Fd", [], b"")
+    assert matches(authorization, "GET", (path, b"a=b:c/d", headers), b"")
+
+
+def test_repeated_headers_are_joined_in_their_order():
+    authorization, (path, query, headers) = signed("GET", "/x", "", [("X-Amz-A", "1"), ("X-Amz-A", "2")], b"")
+    assert matches(authorization, "GET", (path, query, headers), b"")
+    assert not matches(authorization, "GET", (path, query, headers[::-1]), b"")
+
+
+def test_a_signed_header_that_is_not_there_is_no_match():
+    authorization, (path, query, headers) = signed("GET", "/x", "", [("X-Amz-A", "")], b"")
+    kept = [header for header in headers if header[0] != b"x-amz-a"]
+    assert matches(authorization, "GET", (path, query, headers), b"")
+    assert not matches(authorization, "GET", (path, query, kept), b"")
+
+
+def test_an_example_of_the_documentation_has_its_signing_key():
+    # AWS General Reference, "Deriving the signing key": 20120215, us-east-1, iam.
+    key = sigv4.derive_signing_key("wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY", "20120215", "us-east-1", "iam")
+    assert key.hex() == "f4780e2d9f65fa895f9c67b32ce1baf0b0d8a43505a000a1a9e090d414db404d"
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        ("AWS4-HMAC-SHA256", "requires 'Credential' parameter. Authorization header requires 'Signature' parameter"),
+        ("AWS4-HMAC-SHA256 Credential=a/b/c/d/aws4_request, Signature=0", "requires 'SignedHeaders' parameter"),
+        ("AWS4-HMAC-SHA256 nonsense", "not a valid key=value pair"),
+        ("AWS4-HMAC-SHA256 Credential=a, SignedHeaders=host, Signature=0", "exactly 5 slash-delimited elements"),
+        ("AWS4-HMAC-SHA256 Credential=a/b/c/d/e, SignedHeaders=host, Signature=0", "valid terminator"),
+        ("AWS4-HMAC-SHA256 Credential=a/b/c/d/aws4_request, SignedHeaders=;, Signature=0", "SignedHeaders"),
+        ("AWS4-HMAC-SHA256 Credential=a/b/c/d/aws4_request, SignedHeaders=a;a, Signature=0", "SignedHeaders"),
+        ("AWS4-HMAC-SHA256 Signature=0, Signature=1", "more than once"),
+        ("Basic abc", "Unsupported AWS 'algorithm'"),
+    ],
+)
+def test_a_malformed_authorization_says_what_is_wrong(value: str, told: str):
+    with pytest.raises(ValueError, match=told.replace(".", r"\.")):
+        sigv4.parse_authorization(value)
+
+
+def test_an_authorization_without_spaces_is_read_too():
+    read = sigv4.parse_authorization(
+        "AWS4-HMAC-SHA256 Signature=ab,SignedHeaders=a;host,Credential=k/1/r/s/aws4_request"
+    )
+    assert read == sigv4.Authorization("k", "1", "r", "s", ("a", "host"), "ab")
+
+
+@given(st.text(max_size=200))
+def test_no_text_is_more_than_a_value_error(text: str):
+    for value in (text, "AWS4-HMAC-SHA256 " + text):
+        try:
+            read = sigv4.parse_authorization(value)
+        except ValueError:
+            continue
+        assert not matches(read, "GET", (b"/", b"", [(b"host", b"x")]), b"")
