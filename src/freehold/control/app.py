@@ -1,0 +1,102 @@
+"""Control's HTTP front: the AWS control plane and the operator API, over ASGI.
+
+For: whatever the gateway hands on, which is everything that is not data plane. Not for what operations do
+(`control.runtimes`). Invariant: route, then authenticate, then parse and validate, then act; a caller who is not
+known learns nothing but that; every answer has a request id, and no answer tells of a fault of the server more than
+that there was one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+from anyio import to_thread
+
+from freehold.auth.sigv4 import Head, Pending, Verifier
+from freehold.control import errors, operator_api, runtimes
+from freehold.control.exchange import ClientGone, Exchange, Receive, Scope, Send
+from freehold.control.feed import Feed
+from freehold.control.operator_api import OperatorApi
+from freehold.control.reconciler import Reconciler
+from freehold.control.runtimes import Context
+from freehold.control.wire import Wire
+from freehold.domain.errors import FreeholdError
+from freehold.store import base
+
+MAX_BODY_BYTES: Final = 1 << 20
+"""Of a request to the control plane; the largest that the model allows is far smaller."""
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class App:
+    """The ASGI application. Its parts must be running (`control.service`)."""
+
+    wire: Wire
+    verifier: Verifier
+    context: Context
+    feed: Feed
+    reconciler: Reconciler
+    operator: OperatorApi
+    region: str
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one ASGI connection."""
+        if scope["type"] == "lifespan":
+            await _lifespan(receive, send)
+            return
+        if scope["type"] != "http":
+            await send({"type": "websocket.close", "code": 1003})
+            return
+        exchange = Exchange(scope, receive, send)
+        try:
+            await self._answer(exchange)
+        except ClientGone:
+            log.info("control.client_gone", request_id=exchange.request_id)
+        except FreeholdError as error:
+            await exchange.answer_error(errors.to_wire(error))
+        except Exception as error:
+            log.exception("control.request_failed", request_id=exchange.request_id, method=exchange.method)
+            await exchange.answer_error(errors.to_wire(error))
+
+    async def _answer(self, exchange: Exchange) -> None:
+        if exchange.path.startswith(operator_api.PREFIX):
+            await self.operator.answer(exchange, await self._check_head(exchange))
+        else:
+            await self._operation(exchange)
+
+    async def _operation(self, exchange: Exchange) -> None:
+        routed = self.wire.route(exchange.method, exchange.path)
+        pending = await self._check_head(exchange)
+        body = await exchange.body(MAX_BODY_BYTES)
+        principal = pending.finish(hashlib.sha256(body).hexdigest())
+        operation = runtimes.OPERATIONS.get(routed.name)
+        if operation is None:
+            raise errors.UnknownOperation(f"Freehold does not have the operation {routed.name} yet", status=400)
+        params = self.wire.parse(routed, exchange.query, exchange.headers, body)
+        scope = base.Scope(principal.account, self.region)
+        outcome = await to_thread.run_sync(operation, self.context, scope, params)
+        if outcome.work is not None:
+            self.reconciler.wake(outcome.work)
+        if outcome.rerouted is not None:
+            await self.feed.changed(runtime_ids=[outcome.rerouted])
+        await self.feed.settled(outcome.shown)
+        await exchange.answer(*self.wire.serialize(routed, outcome.output))
+
+    async def _check_head(self, exchange: Exchange) -> Pending:
+        head = Head(exchange.method, exchange.path, exchange.query, exchange.headers)
+        return await self.verifier.check_head(head, now=self.context.now())
+
+
+async def _lifespan(receive: Receive, send: Send) -> None:
+    while True:
+        message = await receive()
+        if message["type"] == "lifespan.startup":
+            await send({"type": "lifespan.startup.complete"})
+        elif message["type"] == "lifespan.shutdown":
+            await send({"type": "lifespan.shutdown.complete"})
+            return

@@ -1,0 +1,197 @@
+"""Answers the other processes' questions about routes, contracts, keys and launches, and tells them what changed.
+
+Not for deciding any of it: the store knows. Invariant: once `changed` (or a `changing` block) has ended, no gateway
+worker that is connected remembers the old answer; one that does not confirm in time is disconnected, and so forgets
+before it asks again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from typing import Any, Final, TypeVar
+
+import structlog
+from anyio import to_thread
+
+from freehold import ipc
+from freehold.auth.keys import KeySource
+from freehold.control import configuration, protocol
+from freehold.domain.errors import AccessDenied, NotFound, RetryableConflict
+from freehold.domain.runtimes import DEFAULT_ENDPOINT
+from freehold.store.base import RuntimeKey, Scope, Store
+
+CONFIRM_TIMEOUT_S: Final = 2.0
+"""How long a gateway worker may take to confirm that it has forgotten."""
+_MAX_READS: Final = 20
+
+T = TypeVar("T")
+log = structlog.get_logger(__name__)
+
+
+class _Read:
+    """One question under way; stale when what it is about changed meanwhile."""
+
+    __slots__ = ("about", "stale")
+
+    def __init__(self, about: str) -> None:
+        self.about = about
+        self.stale = False
+
+
+class Feed:
+    """Use from one event loop; `serve` runs until cancelled."""
+
+    def __init__(
+        self,
+        store: Store,
+        keys: KeySource,
+        *,
+        region: str,
+        data_plane: dict[str, Any],
+        confirm_timeout_s: float = CONFIRM_TIMEOUT_S,
+    ) -> None:
+        self._store = store
+        self._keys = keys
+        self._region = region
+        self._welcome = protocol.Welcome(data_plane)
+        self._confirm_timeout_s = confirm_timeout_s
+        self._workers: dict[ipc.Peer, int] = {}
+        self._reads: set[_Read] = set()
+        self._telling: dict[str, list[asyncio.Event]] = {}
+
+    async def serve(self, listener: socket.socket) -> None:
+        """Answer peers on `listener` until cancelled."""
+        await ipc.serve(listener, protocol.REQUESTS, handler=self._answer, on_close=self._gone)
+
+    # -- telling --------------------------------------------------------------------------------------------------
+
+    async def changed(self, *, runtime_ids: Iterable[str] = (), access_key_ids: Iterable[str] = ()) -> None:
+        """Have every gateway worker forget these; returns when all have, or were disconnected."""
+        ids, keys = list(runtime_ids), list(access_key_ids)
+        about = {*ids, *keys}
+        for read in self._reads:
+            if read.about in about:
+                read.stale = True
+        message = protocol.Changed(runtime_ids=ids, access_key_ids=keys)
+        peers = list(self._workers)
+        if peers:
+            await asyncio.gather(*(self._tell(peer, message) for peer in peers))
+
+    @contextlib.asynccontextmanager
+    async def changing(self, runtime_id: str) -> AsyncGenerator[None]:
+        """Around a change of a runtime's routes: `settled` waits until the change is known everywhere."""
+        done = asyncio.Event()
+        self._telling.setdefault(runtime_id, []).append(done)
+        try:
+            yield
+        finally:
+            try:
+                # Even a change that was cancelled half-way may have been made.
+                await asyncio.shield(asyncio.ensure_future(self.changed(runtime_ids=[runtime_id])))
+            finally:
+                done.set()
+                waiting = self._telling[runtime_id]
+                waiting.remove(done)
+                if not waiting:
+                    del self._telling[runtime_id]
+
+    async def settled(self, runtime_ids: Iterable[str]) -> None:
+        """Wait until changes of these runtimes that are being told have been told (bounded by the telling)."""
+        if not self._telling:
+            return
+        for runtime_id in runtime_ids:
+            for done in list(self._telling.get(runtime_id, ())):
+                await done.wait()
+
+    async def _tell(self, peer: ipc.Peer, message: protocol.Changed) -> None:
+        try:
+            await peer.call(message, timeout_s=self._confirm_timeout_s)
+        except Exception as error:
+            # Whatever went wrong: a worker that may remember is cut off.
+            if not peer.closed:
+                log.warning("feed.worker_cut_off", worker=self._workers.get(peer), error=type(error).__name__)
+                peer.close()
+
+    def _gone(self, peer: ipc.Peer) -> None:
+        self._workers.pop(peer, None)
+
+    # -- answering ------------------------------------------------------------------------------------------------
+
+    async def _answer(self, peer: ipc.Peer, body: Any, fds: list[int]) -> ipc.Body:
+        ipc.close_all(fds)
+        match body:
+            case protocol.Hello():
+                self._workers[peer] = body.worker
+                return self._welcome
+            case protocol.GetLaunch():
+                return await self._launch(body)
+            case _:
+                pass
+        if peer not in self._workers:
+            # It would not hear of changes.
+            raise AccessDenied("a gateway worker says hello before it asks")
+        match body:
+            case protocol.ResolveEndpoint():
+                return await self._fresh(body.runtime_id, lambda: to_thread.run_sync(self._resolve, body))
+            case protocol.GetContract():
+                return await self._fresh(body.runtime_id, lambda: to_thread.run_sync(self._contract, body))
+            case protocol.GetAccessKey():
+                return await self._fresh(body.access_key_id, lambda: self._access_key(body.access_key_id))
+            case _:
+                raise AccessDenied(f"control does not answer {type(body).__name__}")
+
+    async def _fresh(self, about: str, read: Callable[[], Awaitable[T]]) -> T:
+        """What `read` finds; it reads again if a change was told while it ran.
+
+        The answer is sent in the same step of the loop in which this returns, so it goes out before the next
+        Changed does, and is forgotten with it.
+        """
+        for _ in range(_MAX_READS):
+            mark = _Read(about)
+            self._reads.add(mark)
+            try:
+                found = await read()
+            except NotFound:
+                if not mark.stale:
+                    raise
+                continue
+            finally:
+                self._reads.discard(mark)
+            if not mark.stale:
+                return found
+        raise RetryableConflict("It is changing just now, please retry")
+
+    def _key(self, account: str, runtime_id: str) -> RuntimeKey:
+        return RuntimeKey(Scope(account, self._region), runtime_id)
+
+    def _resolve(self, ask: protocol.ResolveEndpoint) -> protocol.EndpointRoute:
+        name = ask.qualifier or DEFAULT_ENDPOINT
+        endpoint = self._store.resolve_endpoint(self._key(ask.account, ask.runtime_id), name)
+        if endpoint is None or endpoint.live_version is None:
+            raise NotFound(f"No endpoint or agent found with qualifier '{name}' for agent '{ask.runtime_id}'")
+        return protocol.EndpointRoute(ask.account, ask.runtime_id, endpoint.name, endpoint.live_version)
+
+    def _contract(self, ask: protocol.GetContract) -> protocol.Contract:
+        kept = self._store.get_contract(self._key(ask.account, ask.runtime_id), ask.version)
+        if kept is None:
+            raise NotFound(f"No version {ask.version} of agent runtime {ask.runtime_id}")
+        server_protocol, port = configuration.protocol_of(kept)
+        return protocol.Contract(
+            ask.version, server_protocol, port, header_allowlist=configuration.forwarded_headers(kept)
+        )
+
+    async def _launch(self, ask: protocol.GetLaunch) -> protocol.Launch:
+        key = self._key(ask.account, ask.runtime_id)
+        spec = await to_thread.run_sync(self._store.get_launch, key, ask.version)
+        if spec is None:
+            raise NotFound(f"No version {ask.version} of agent runtime {ask.runtime_id} can be started")
+        return protocol.Launch(spec)
+
+    async def _access_key(self, access_key_id: str) -> protocol.AccessKey:
+        key = await self._keys.get(access_key_id)
+        if key is None:
+            raise NotFound("No such access key")
+        return protocol.AccessKey(key.access_key_id, key.account, key.secret)

@@ -1,0 +1,72 @@
+"""The installation's access keys: minted, sealed into the store, and found again by verifiers.
+
+For: this process's own verifier and, through the feed, the gateway workers'. Invariant: a secret is in the clear in
+memory only; a disabled key is found no more once `disable` has returned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Final
+
+import anyio.to_thread
+
+from freehold.auth.keys import AccessKey, mint_access_key
+from freehold.store.base import AccessKeyRow, Scope, Store
+from freehold.store.vault import Vault
+
+MAX_CACHED: Final = 1024
+
+
+class StoredKeys:
+    """A `KeySource` over the store. `get` belongs to one event loop; the rest is synchronous, for worker threads."""
+
+    def __init__(self, store: Store, vault: Vault, *, now: Callable[[], datetime]) -> None:
+        self._store = store
+        self._vault = vault
+        self._now = now
+        self._cache: dict[str, AccessKey] = {}
+        self._disabled = 0
+
+    async def get(self, access_key_id: str) -> AccessKey | None:
+        """The key, or None when it is unknown or disabled."""
+        known = self._cache.get(access_key_id)
+        if known is not None:
+            return known
+        disabled = self._disabled
+        key = await anyio.to_thread.run_sync(self._read, access_key_id)
+        # What was read before a key was disabled is not to be kept.
+        if key is not None and disabled == self._disabled:
+            if len(self._cache) >= MAX_CACHED:
+                del self._cache[next(iter(self._cache))]
+            self._cache[access_key_id] = key
+        return key
+
+    def issue(self, scope: Scope) -> AccessKey:
+        """A new key of the account, stored."""
+        key = mint_access_key(scope.account)
+        sealed = self._vault.seal(key.secret, name=key.access_key_id)
+        self._store.add_access_key(AccessKeyRow(key.access_key_id, scope, sealed, self._now()))
+        return key
+
+    def first_key(self, scope: Scope) -> AccessKey:
+        """The oldest usable key of the account; the first start of an installation makes it."""
+        for row in self._store.list_access_keys():
+            if row.scope == scope and row.disabled_at is None:
+                return self._open(row)
+        return self.issue(scope)
+
+    def disable(self, access_key_id: str) -> None:
+        """Refuse the key from now on; afterwards `Feed.changed` tells the other processes. Raises NotFound."""
+        self._store.disable_access_key(access_key_id, now=self._now())
+        self._disabled += 1
+        self._cache.pop(access_key_id, None)
+
+    def _read(self, access_key_id: str) -> AccessKey | None:
+        row = self._store.get_access_key(access_key_id)
+        return None if row is None or row.disabled_at is not None else self._open(row)
+
+    def _open(self, row: AccessKeyRow) -> AccessKey:
+        secret = self._vault.unseal(row.sealed_secret, name=row.access_key_id)
+        return AccessKey(row.access_key_id, row.scope.account, secret)
