@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 
 def summary(durations_s: Sequence[float]) -> dict[str, float | int]:
@@ -22,3 +23,9 @@ def summary(durations_s: Sequence[float]) -> dict[str, float | int]:
         "p99_ms": at(0.99),
         "max_ms": at(1.0),
     }
+
+
+def compared(ours_s: Sequence[float], bare_s: Sequence[float]) -> dict[str, Any]:
+    """Both, and how many times the bare one's median ours is."""
+    ours, bare = summary(ours_s), summary(bare_s)
+    return {"ours": ours, "bare": bare, "ratio_of_medians": round(ours["p50_ms"] / bare["p50_ms"], 2)}

@@ -1,31 +1,39 @@
-"""How long the first InvokeAgentRuntime of a new session takes: start of the sandbox and the agent, answer included."""
+"""How long the first answer of a new session takes, beside that of the same agent started as a bare process.
+
+Both by turns in one run. Ours includes claim, sandbox, readiness by /ping, and the invocation; bare is process start,
+connect and one request.
+"""
 
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import Any
 
-from benchmarks.samples import summary
+from benchmarks import bare
+from benchmarks.samples import compared
 from tools import calls, ephemeral
-
-ECHO = Path(__file__).parent / "agents" / "echo"
 
 
 def measure(samples: int) -> dict[str, Any]:
     with ephemeral.server() as server:
         caller = calls.caller(server)
-        arn = calls.deploy(server, ECHO, "echo")
-        path, body = calls.invocation(arn), b"{}"
+        arn = calls.deploy(server, bare.ECHO, "echo")
+        path, stop, body = calls.invocation(arn), calls.stop(arn), b"{}"
         connection = caller.connection()
-        durations_s: list[float] = []
+        ours: list[float] = []
+        bares: list[float] = []
         for _ in range(1 + samples):
+            began = time.perf_counter()
+            with bare.agent() as direct:
+                direct.request("POST", "/invocations", body)
+                direct.getresponse().read()
+                bares.append(time.perf_counter() - began)
             session = {"Content-Type": "application/json", calls.SESSION_HEADER: calls.new_session()}
             signed = caller.signed("POST", path, body, session)
             began = time.perf_counter()
             caller.call(connection, "POST", path, body, signed)
-            durations_s.append(time.perf_counter() - began)
-            caller.call(connection, "POST", calls.stop(arn), b"", caller.signed("POST", calls.stop(arn), b"", session))
+            ours.append(time.perf_counter() - began)
+            caller.call(connection, "POST", stop, b"", caller.signed("POST", stop, b"", session))
         connection.close()
     # The first one also fills caches of the machine.
-    return summary(durations_s[1:])
+    return compared(ours[1:], bares[1:])
