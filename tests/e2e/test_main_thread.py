@@ -127,7 +127,7 @@ def test_one_session_keeps_one_process_and_another_has_its_own(data: Any, probe:
 
 
 def test_a_session_id_is_allocated_and_told_when_there_is_none(server: RunningServer, probe: str):
-    data = server.data
+    data = server.client("bedrock-agentcore")  # its own, since it is tampered with
 
     def drop(params: dict[str, Any], **_: Any) -> None:
         params["headers"].pop("X-Amzn-Bedrock-AgentCore-Runtime-Session-Id", None)
