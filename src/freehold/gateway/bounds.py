@@ -1,0 +1,51 @@
+"""Every bound of the data plane's wire, in one frozen object.
+
+Not for the service's own numbers (`domain.limits`), which are its defaults here. Units are in the names.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from freehold.domain import limits
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayLimits:
+    """Bounds of one worker."""
+
+    max_connections: int = 10_000
+    max_payload_bytes: int = limits.MAX_PAYLOAD_BYTES
+    memory_spool_bytes: int = 1 << 20
+    """A body larger than this goes to disk."""
+    spool_bytes_per_key: int = 1 << 30
+    """Bodies of one access key that are held at once."""
+    spool_bytes_total: int = 4 << 30
+    """Bodies that are held at once."""
+    max_small_body_bytes: int = 64 * 1024
+    """Body of an operation that is not an invocation."""
+
+    head_timeout_s: float = 10.0
+    """From a head's first byte to its last."""
+    keep_alive_timeout_s: float = 75.0
+    body_progress_timeout_s: float = 30.0
+    """Without a byte of a body that is being read or sent."""
+    slow_reader_timeout_s: float = 60.0
+    """For a client to take what its buffer holds."""
+    linger_timeout_s: float = 30.0
+    """How long the rest of a refused body is read and dropped, so that the client sees the answer."""
+
+    first_byte_timeout_s: float = limits.SYNC_REQUEST_TIMEOUT_S
+    stream_timeout_s: float = limits.STREAM_TIMEOUT_S
+    claim_linger_s: float = 0.75
+    """How long a claim is kept after its last request."""
+    claim_timeout_s: float = 4000.0
+    """For the warden to answer a claim. Beyond any start timeout: it always answers, and a claim that was granted
+    after we gave up would hold its session for ever."""
+    away_timeout_s: float = 5.0
+    """How long a request waits for the warden or control to come back."""
+    control_answer_timeout_s: float = 120.0
+    drain_timeout_s: float = 10.0
+    """For requests under way when the worker stops."""
+    max_idle_connections: int = 32
+    """Of one session, kept for its next requests."""

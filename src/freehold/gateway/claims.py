@@ -1,0 +1,253 @@
+"""Which sessions this worker holds, and its connections to them.
+
+Not for sessions themselves: the warden owns them. A claim is held while requests are in flight and for a moment
+after, so that a busy session costs one message and not one per request. Invariant: a claim that is in the table is
+one the warden counts; when the link to the warden breaks, every claim is gone on both sides.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections import deque
+from typing import Any, Final
+
+import structlog
+
+from freehold import ipc
+from freehold.domain.errors import FreeholdError, NotFound, Unavailable
+from freehold.domain.sessions import SessionKey
+from freehold.gateway import eager
+from freehold.gateway.bounds import GatewayLimits
+from freehold.gateway.sweeper import Sweeper
+from freehold.gateway.upstream import Upstream, attach
+from freehold.warden import protocol
+
+_STOP_TIMEOUT_S: Final = 120.0
+_MAX_JOINS: Final = 5
+"""Tries to join a session that ends each time just before it is used."""
+
+log = structlog.get_logger(__name__)
+
+
+class LiveClaim:
+    """One session that this worker holds."""
+
+    __slots__ = ("connections", "ended", "generation", "idle", "idle_since", "in_flight", "key", "version")
+
+    def __init__(self, key: SessionKey, generation: int, version: int, idle_since: float) -> None:
+        self.key = key
+        self.generation = generation
+        self.version = version
+        self.in_flight = 0
+        self.idle_since = idle_since
+        self.idle: deque[Upstream] = deque()
+        self.connections: set[Upstream] = set()
+        self.ended: str | None = None
+        """Why it is not held any more."""
+
+
+class Claims:
+    """The table. Make it inside the event loop; it has one there and no locks."""
+
+    def __init__(self, path: str, sweeper: Sweeper, limits: GatewayLimits) -> None:
+        self._limits = limits
+        self._clock = sweeper.clock
+        self._live: dict[SessionKey, LiveClaim] = {}
+        self._by_generation: dict[int, LiveClaim] = {}
+        self._lingering: dict[LiveClaim, None] = {}
+        self._joining: dict[SessionKey, asyncio.Task[None]] = {}
+        self._ended_early: deque[int] = deque(maxlen=256)
+        """Generations that ended before the answer to their claim was acted on."""
+        self._up = asyncio.Event()
+        self._links_broken = 0
+        self._link = ipc.Link(
+            path,
+            protocol.REPLIES,
+            handler=self._told,
+            on_connect=self._connected,
+            on_disconnect=self._disconnected,
+        )
+        sweeper.every_tick(self._release_unused)
+
+    @property
+    def connected(self) -> bool:
+        return self._link.connected
+
+    async def aclose(self) -> None:
+        """Give everything up. The warden sees the link close."""
+        for task in list(self._joining.values()):
+            task.cancel()
+        await asyncio.gather(*self._joining.values(), return_exceptions=True)
+        await self._link.aclose()
+        self._drop_all("the worker stopped")
+
+    # -- for requests ---------------------------------------------------------------------------------------------
+
+    async def join(self, key: SessionKey, version: int) -> LiveClaim:
+        """Hold the session `key` for one request more, started with `version` when there is none; see `leave`.
+
+        Raises StartFailed, QuotaExceeded, RetryableConflict, NotFound, Unavailable.
+        """
+        for _ in range(_MAX_JOINS):
+            claim = self._live.get(key)
+            if claim is not None:
+                claim.in_flight += 1
+                self._lingering.pop(claim, None)
+                return claim
+            await eager.in_task()
+            task = self._joining.get(key)
+            if task is None:
+                task = asyncio.create_task(self._claim(key, version))
+                self._joining[key] = task
+                task.add_done_callback(_retrieve)
+            # A caller that goes away does not stop the start that others may wait for.
+            await asyncio.shield(task)
+        raise Unavailable("The session ended while it was being joined, please retry")
+
+    async def connection(self, claim: LiveClaim, *, fresh: bool = False) -> Upstream:
+        """A connection to the session's agent. Raises NotFound when the session has ended, Unavailable."""
+        while claim.idle and not fresh:
+            found = claim.idle.pop()
+            if found.is_usable():
+                return found
+            found.leave()
+        await eager.in_task()
+        if claim.ended is not None:
+            raise NotFound("The session has ended")
+        _reply, fds = await self._link.call(protocol.Dial(claim.generation))
+        made = await self._adopt(claim, fds)
+        if not made:
+            raise Unavailable("The session can't be reached")
+        return made[0]
+
+    def keep(self, claim: LiveClaim, connection: Upstream) -> None:
+        """Have a connection whose response has ended ready for the next request."""
+        if connection.closed:
+            return
+        if claim.ended is not None or len(claim.idle) >= self._limits.max_idle_connections:
+            connection.leave()
+        else:
+            connection.resume_reading()  # its last client may have been slow
+            claim.idle.append(connection)
+
+    def leave(self, claim: LiveClaim) -> None:
+        """A request that joined has completed."""
+        claim.in_flight -= 1
+        claim.idle_since = self._clock()
+        if claim.in_flight == 0 and claim.ended is None:
+            self._lingering[claim] = None
+
+    def forget(self, claim: LiveClaim) -> None:
+        """The session turned out to have ended, before the warden's word of it came."""
+        if claim.ended is None:
+            self._drop(claim, "the session ended")
+
+    async def stop(self, key: SessionKey) -> None:
+        """End the session. Raises NotFound, RetryableConflict, Unavailable."""
+        await eager.in_task()
+        await self._wait_for_warden()
+        await self._link.call(protocol.StopSession(key), timeout_s=_STOP_TIMEOUT_S)
+
+    # -- the warden -----------------------------------------------------------------------------------------------
+
+    async def _wait_for_warden(self) -> None:
+        try:
+            async with asyncio.timeout(self._limits.away_timeout_s):
+                await self._up.wait()
+        except TimeoutError:
+            raise Unavailable("The server is starting again, please retry") from None
+
+    async def _claim(self, key: SessionKey, version: int) -> None:
+        try:
+            await self._wait_for_warden()
+            links_broken = self._links_broken
+            reply, fds = await self._link.call(protocol.Claim(key, version), timeout_s=self._limits.claim_timeout_s)
+            assert isinstance(reply, protocol.Claimed)
+            claim = LiveClaim(key, reply.generation, reply.version, self._clock())
+            if reply.generation in self._ended_early or links_broken != self._links_broken:
+                ipc.close_all(fds)
+                return
+            self._live[key] = claim
+            self._by_generation[reply.generation] = claim
+            self._lingering[claim] = None
+            claim.idle.extend(await self._adopt(claim, fds))
+        finally:
+            del self._joining[key]
+
+    async def _adopt(self, claim: LiveClaim, fds: list[int]) -> list[Upstream]:
+        made: list[Upstream] = []
+        waiting = [socket.socket(fileno=fd) for fd in fds]
+        try:
+            while waiting:
+                connection = await self._attach(claim, waiting.pop())
+                if connection is not None:
+                    made.append(connection)
+        except BaseException:
+            for sock in waiting:
+                sock.close()
+            for connection in made:
+                connection.leave()
+            raise
+        return made
+
+    async def _attach(self, claim: LiveClaim, sock: socket.socket) -> Upstream | None:
+        try:
+            connection = await attach(sock, claim.connections.discard)
+        except OSError as error:
+            log.warning("gateway.session_socket_dead", generation=claim.generation, error=error.strerror)
+            return None
+        if connection.closed:
+            return None
+        claim.connections.add(connection)
+        if claim.ended is not None:
+            connection.leave()
+            return None
+        return connection
+
+    async def _connected(self, _peer: ipc.Peer) -> None:
+        self._up.set()
+
+    def _disconnected(self) -> None:
+        self._up.clear()
+        self._links_broken += 1
+        self._drop_all("the server's part that owns the sessions went away")
+
+    async def _told(self, _peer: ipc.Peer, message: Any, fds: list[int]) -> None:
+        ipc.close_all(fds)
+        if not isinstance(message, protocol.Ended):
+            log.warning("gateway.unexpected_message", message=type(message).__name__)
+            return
+        claim = self._by_generation.get(message.generation)
+        if claim is None:
+            self._ended_early.append(message.generation)
+        else:
+            self._drop(claim, f"the session ended: {message.reason.value}")
+
+    def _drop(self, claim: LiveClaim, why: str) -> None:
+        claim.ended = why
+        if self._live.get(claim.key) is claim:
+            del self._live[claim.key]
+        self._by_generation.pop(claim.generation, None)
+        self._lingering.pop(claim, None)
+        claim.idle.clear()
+        for connection in list(claim.connections):
+            connection.abort(why)
+
+    def _drop_all(self, why: str) -> None:
+        for claim in list(self._by_generation.values()):
+            self._drop(claim, why)
+
+    def _release_unused(self, now: float) -> None:
+        for claim in [c for c in self._lingering if now - c.idle_since >= self._limits.claim_linger_s]:
+            self._link.notify(protocol.Release(claim.generation, last_activity_age_s=max(0.0, now - claim.idle_since)))
+            self._drop(claim, "it was released")
+
+
+def _retrieve(task: asyncio.Task[None]) -> None:
+    """A claim that nobody waits for any more may fail without a complaint of the event loop."""
+    if task.cancelled():
+        return
+    error = task.exception()
+    if error is not None and not isinstance(error, FreeholdError):
+        log.error("gateway.claim_failed", exc_info=error)

@@ -1,0 +1,452 @@
+"""One client's connection: HTTP/1.1, read strictly, answered in order.
+
+For: heads, bodies, pipelining, `Expect`, timeouts, backpressure, and clients that go away. Not for what a request
+means (`exchange.Handler`). Invariant: one Exchange at a time, and its answer is whole or the connection is broken
+off: a client never takes a part for the whole.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Callable, Coroutine
+from enum import Enum, auto
+from http import HTTPStatus
+from typing import Any, Final, Protocol, cast
+
+import structlog
+
+from freehold.domain import errors
+from freehold.gateway import eager, framing, heads
+from freehold.gateway.bounds import GatewayLimits
+from freehold.gateway.errors import WireError, envelope
+from freehold.gateway.exchange import ClientGone, Exchange, Handler, Relay
+from freehold.gateway.heads import Headers, RequestHead
+from freehold.gateway.sweeper import NEVER, Sweeper
+
+MAX_PIPELINED_BYTES: Final = 64 * 1024
+"""Of requests that wait for the one before them."""
+MAX_DISCARDED_BYTES: Final = 64 * 1024
+"""Of a refused request's body: read and dropped for the sake of the connection. More, and the connection ends."""
+
+log = structlog.get_logger(__name__)
+
+_REFUSALS: Final = {408: "RequestTimeoutException", 503: "ServiceUnavailableException"}
+_PHRASES: Final = {status.value: status.phrase.encode() for status in HTTPStatus}
+
+
+class _State(Enum):
+    HEAD = auto()
+    """Between requests, or in the middle of a head."""
+    ANSWERING = auto()
+    """A request's head is read; its body may not be."""
+    DISCARDING = auto()
+    """Answered; the rest of the body is read and dropped."""
+    LINGERING = auto()
+    """Answered and shut for writing; whatever comes is dropped."""
+    CLOSED = auto()
+
+
+class Host(Protocol):
+    """What the connections of one worker share."""
+
+    handler: Handler
+    sweeper: Sweeper
+    limits: GatewayLimits
+    clock: Callable[[], float]
+    loop: asyncio.AbstractEventLoop
+    draining: bool
+    """Whether connections are to end as soon as they can."""
+
+    def opened(self, connection: ClientConnection) -> bool:
+        """Whether there is room for one more."""
+        ...
+
+    def closed(self, connection: ClientConnection) -> None: ...
+
+    def stalled(self, connection: ClientConnection, is_stalled: bool) -> None:
+        """Whether the client of `connection` takes nothing."""
+        ...
+
+    def ended(self, exchange: Exchange) -> None: ...
+
+
+class ClientConnection(asyncio.Protocol):
+    """One client's connection."""
+
+    def __init__(self, server: Host) -> None:
+        self._server = server
+        self._limits = server.limits
+        self._transport: asyncio.Transport = cast("asyncio.Transport", None)
+        self._state = _State.HEAD
+        self._buffer = b""
+        self._scanned = 0
+        self._processing = False
+        self._exchange: Exchange | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._relay: Relay | None = None
+        self._body: framing.Framing | None = None
+        self._take: Callable[[framing.Framing, bytes], None] | None = None
+        self._body_waiter: asyncio.Future[None] | None = None
+        self._owes_continue = False
+        self._keep_alive = True
+        self._reading = True
+        self.writable = True
+        self._write_deadline = NEVER
+        self.deadline = NEVER
+
+    @property
+    def is_idle(self) -> bool:
+        return self._exchange is None
+
+    # -- asyncio.Protocol -----------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        self.deadline = self._server.clock() + self._limits.keep_alive_timeout_s
+        if not self._server.opened(self):
+            self._refuse(heads.BadHead("Too many connections", 503))
+
+    def data_received(self, data: bytes) -> None:
+        if self._state is _State.LINGERING or self._state is _State.CLOSED:
+            return
+        if self._take is not None or self._state is _State.DISCARDING:
+            self._feed_body(data)
+            return
+        self._buffer = self._buffer + data if self._buffer else data
+        if self._state is _State.HEAD:
+            self._process()
+        if len(self._buffer) > MAX_PIPELINED_BYTES and self._state in (_State.HEAD, _State.ANSWERING):
+            self._set_reading(False)
+
+    def eof_received(self) -> bool:
+        # A client that shuts down its side has gone: nothing else would tell of one that left an idle stream.
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._state = _State.CLOSED
+        self._server.closed(self)
+        self._buffer = b""
+        relay, self._relay = self._relay, None
+        if relay is not None:
+            relay.client_gone()
+        self._fail_body(ClientGone())
+        if self._task is not None:
+            self._task.cancel()
+        if self._exchange is not None:
+            self._server.ended(self._exchange)
+            self._exchange = None
+
+    def pause_writing(self) -> None:
+        self.writable = False
+        self._write_deadline = self._server.clock() + self._limits.slow_reader_timeout_s
+        self._server.stalled(self, True)
+        if self._relay is not None:
+            self._relay.client_writable(False)
+
+    def resume_writing(self) -> None:
+        self.writable = True
+        self._write_deadline = NEVER
+        self._server.stalled(self, False)
+        if self._relay is not None:
+            self._relay.client_writable(True)
+        elif self._state is _State.HEAD:
+            self._set_reading(True)
+            self._process()
+
+    # -- time -----------------------------------------------------------------------------------------------------
+
+    def expired(self, now: float) -> None:
+        """A deadline has passed (see Sweeper)."""
+        if self._state is _State.HEAD:
+            if self._buffer and self._exchange is None:
+                self._refuse(heads.BadHead("The request's head did not come in time", 408))
+            else:
+                self._buffer = b""
+                self._close()
+                self.deadline = now + self._limits.slow_reader_timeout_s
+        elif self._state is _State.CLOSED:
+            self._transport.abort()
+        elif self._take is not None:
+            self._fail_body(errors.ValidationFailed("The request's body did not come in time", reason="CannotParse"))
+        elif self._state is _State.ANSWERING and self._relay is not None:
+            self.deadline = NEVER
+            self._relay.deadline_passed()
+        else:
+            self.abort()
+
+    def check_slow_reader(self, now: float) -> None:
+        if self._write_deadline <= now:
+            self.abort()
+
+    # -- requests -------------------------------------------------------------------------------------------------
+
+    def _process(self) -> None:
+        """Read heads, and start answering, as long as there are any and the client takes answers."""
+        if self._processing:
+            return
+        self._processing = True
+        try:
+            while self._state is _State.HEAD and self.writable and self._next_request():
+                pass
+        finally:
+            self._processing = False
+
+    def _next_request(self) -> bool:
+        buffer = self._buffer
+        while buffer[:2] == b"\r\n":
+            buffer = self._buffer = buffer[2:]
+        if not buffer:
+            return False
+        end = buffer.find(b"\r\n\r\n", max(0, self._scanned - 3))
+        if end < 0 or end + 4 > heads.MAX_HEAD_BYTES:
+            if self._scanned == 0:
+                self.deadline = self._server.clock() + self._limits.head_timeout_s
+            self._scanned = len(buffer)
+            if len(buffer) > heads.MAX_HEAD_BYTES:
+                self._refuse(heads.BadHead(f"The request's head is larger than {heads.MAX_HEAD_BYTES} bytes", 431))
+            return False
+        self._scanned = 0
+        self._buffer = buffer[end + 4 :]
+        try:
+            head = heads.parse_request(buffer[: end + 4])
+        except heads.BadHead as error:
+            self._refuse(error)
+            return False
+        self._start(head)
+        return self._state is _State.HEAD
+
+    def _start(self, head: RequestHead) -> None:
+        exchange = Exchange(self, head)
+        self._exchange = exchange
+        self._state = _State.ANSWERING
+        self._keep_alive = head.keep_alive and not self._server.draining
+        self._owes_continue = head.expects_continue
+        self._body = head.body_framing()
+        self.deadline = NEVER
+        self.continue_in(exchange, self._server.handler.handle(exchange))
+
+    def continue_in(self, exchange: Exchange, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = eager.start(self._answer(exchange, coroutine), self._server.loop)
+        if task is not None:
+            self._task = task
+
+    async def _answer(self, exchange: Exchange, coroutine: Coroutine[Any, Any, None]) -> None:
+        try:
+            await coroutine
+            if self._state is _State.ANSWERING and self._exchange is exchange and self._relay is None:
+                raise RuntimeError("the handler neither answered nor handed over")
+        except (ClientGone, asyncio.CancelledError):
+            if self._exchange is exchange:
+                self.abort()
+        except errors.FreeholdError as error:
+            exchange.answer_error(error)
+        except Exception as error:
+            log.exception(
+                "gateway.request_failed",
+                request_id=exchange.request_id,
+                method=exchange.head.method,
+            )
+            exchange.answer_error(error)
+        finally:
+            if self._exchange is exchange:
+                self._task = None
+
+    def _refuse(self, error: heads.BadHead) -> None:
+        """Answer what is no request, and end the connection."""
+        code = _REFUSALS.get(error.status, "ValidationException")
+        answer = envelope(WireError(code, error.status, error.message))
+        self._keep_alive = False
+        self._exchange = None
+        length = (b"content-length", b"%d" % len(answer.body))
+        self._transport.write(
+            self._head_bytes(answer.status, [*answer.headers, length], str(uuid.uuid4())) + answer.body
+        )
+        self._linger()
+
+    # -- a request's body -----------------------------------------------------------------------------------------
+
+    def read_body(
+        self, exchange: Exchange, take: Callable[[framing.Framing, bytes], None], *, wants_content: bool
+    ) -> asyncio.Future[None] | None:
+        """See Exchange.read_body. None when all of it has been taken; else what to wait for."""
+        body = self._body
+        if self._exchange is not exchange or body is None:
+            raise ClientGone
+        if body.done:
+            return None
+        if self._owes_continue and not self._buffer:
+            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        self._owes_continue = False
+        if wants_content and isinstance(body, framing.Chunked):
+            body.content = []
+        self._take = take
+        buffer, self._buffer = self._buffer, b""
+        try:
+            self._take_body(body, take, buffer)
+        except framing.BadFraming as error:
+            self._take = None
+            raise errors.ValidationFailed(f"The request's body: {error}", reason="CannotParse") from None
+        except errors.FreeholdError:
+            self._take = None
+            raise
+        self._set_reading(len(self._buffer) <= MAX_PIPELINED_BYTES)
+        if body.done:
+            return None
+        self.deadline = self._server.clock() + self._limits.body_progress_timeout_s
+        self._body_waiter = self._server.loop.create_future()
+        return self._body_waiter
+
+    def pause_body(self) -> None:
+        if self._take is not None:
+            self._set_reading(False)
+
+    def resume_body(self) -> None:
+        if self._take is not None:
+            self.deadline = self._server.clock() + self._limits.body_progress_timeout_s
+            self._set_reading(True)
+
+    def _take_body(
+        self, body: framing.Framing, take: Callable[[framing.Framing, bytes], None] | None, data: bytes
+    ) -> None:
+        used = body.feed(data)
+        if used < len(data):
+            self._buffer = data[used:]
+            data = data[:used]
+        if body.done:
+            self._take = None
+            self.deadline = NEVER
+        if take is not None and data:
+            take(body, data)
+
+    def _feed_body(self, data: bytes) -> None:
+        body = self._body
+        assert body is not None
+        discarding = self._state is _State.DISCARDING
+        self.deadline = self._server.clock() + self._limits.body_progress_timeout_s
+        try:
+            self._take_body(body, self._take, data)
+        except framing.BadFraming as error:
+            self._fail_body(errors.ValidationFailed(f"The request's body: {error}", reason="CannotParse"))
+            return
+        except errors.FreeholdError as error:
+            self._fail_body(error)
+            return
+        if not body.done:
+            return
+        if discarding:
+            self._ready_for_next()
+            return
+        waiter, self._body_waiter = self._body_waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    def _fail_body(self, error: Exception) -> None:
+        self._take = None
+        waiter, self._body_waiter = self._body_waiter, None
+        if waiter is not None and not waiter.done():
+            self.deadline = NEVER
+            self._set_reading(False)  # until the answer decides what to do with the rest
+            waiter.set_exception(error)
+
+    def _can_discard(self) -> bool:
+        body = self._body
+        return isinstance(body, framing.Length) and body.left <= MAX_DISCARDED_BYTES and not self._owes_continue
+
+    # -- answers --------------------------------------------------------------------------------------------------
+
+    def attach(self, relay: Relay) -> None:
+        if self._state is not _State.ANSWERING:
+            raise ClientGone
+        self._relay = relay
+
+    def close_after(self) -> None:
+        self._keep_alive = False
+
+    def response_head(self, exchange: Exchange, status: int, headers: Headers) -> bytes:
+        """The bytes of an answer's head. Decides whether the connection can be kept after it."""
+        if self._body is not None and not self._body.done and not self._can_discard():
+            self._keep_alive = False
+        return self._head_bytes(status, headers, exchange.request_id)
+
+    def write(self, exchange: Exchange, data: bytes) -> None:
+        if self._exchange is exchange and self._state is _State.ANSWERING:
+            self._transport.write(data)
+
+    def answered(self, exchange: Exchange) -> None:
+        """The answer is written whole: on to the next request."""
+        if self._exchange is not exchange:
+            return
+        self._server.ended(exchange)
+        self._exchange = None
+        self._relay = None
+        self._fail_body(ClientGone())  # whoever passes the body on can stop
+        self.deadline = NEVER
+        if self._body is None or self._body.done:
+            self._ready_for_next()
+        elif self._keep_alive:
+            self._state = _State.DISCARDING
+            self._set_reading(True)
+            buffer, self._buffer = self._buffer, b""
+            self._feed_body(buffer)
+        else:
+            self._linger()
+
+    def abort(self) -> None:
+        """Break the connection off."""
+        if self._state is not _State.CLOSED:
+            self._state = _State.CLOSED
+            self._transport.abort()
+
+    def close_if_idle(self) -> None:
+        if self._state is _State.HEAD:
+            self._close()
+
+    def _ready_for_next(self) -> None:
+        self._body = None
+        if not self._keep_alive or self._server.draining:
+            self._close()
+            return
+        self._state = _State.HEAD
+        self._scanned = 0
+        self.deadline = self._server.clock() + self._limits.keep_alive_timeout_s
+        self._set_reading(True)
+        self._process()
+
+    def _close(self) -> None:
+        """Close once everything is sent; a client that doesn't take it is broken off by the sweeper."""
+        if self._buffer:
+            self._linger()  # closing with bytes unread would reset the connection, and the answer with it
+            return
+        self._state = _State.CLOSED
+        self.deadline = self._server.clock() + self._limits.slow_reader_timeout_s
+        self._transport.close()
+
+    def _linger(self) -> None:
+        self._state = _State.LINGERING
+        self._buffer = b""
+        self._take = None
+        self._body = None
+        self.deadline = self._server.clock() + self._limits.linger_timeout_s
+        self._set_reading(True)
+        if not self._transport.is_closing():
+            self._transport.write_eof()
+
+    def _set_reading(self, wanted: bool) -> None:
+        if wanted != self._reading and self._state is not _State.CLOSED and not self._transport.is_closing():
+            self._reading = wanted
+            if wanted:
+                self._transport.resume_reading()
+            else:
+                self._transport.pause_reading()
+
+    def _head_bytes(self, status: int, headers: Headers, request_id: str) -> bytes:
+        lines = [b"HTTP/1.1 %d %b\r\n" % (status, _PHRASES.get(status, b""))]
+        lines += [b"%b: %b\r\n" % header for header in headers]
+        lines.append(b"x-amzn-requestid: %b\r\ndate: %b\r\n" % (request_id.encode(), self._server.sweeper.http_date))
+        if not self._keep_alive:
+            lines.append(b"connection: close\r\n")
+        elif self._exchange is not None and self._exchange.head.is_http_1_0:
+            lines.append(b"connection: keep-alive\r\n")
+        lines.append(b"\r\n")
+        return b"".join(lines)

@@ -1,0 +1,126 @@
+"""What control has told this worker: routes, contracts, access keys.
+
+Not for deciding anything: control knows. Invariant: nothing is remembered beyond control's `Changed`, nor beyond a
+new connection to it; while control is away nothing can change, so what is known stays good.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Hashable
+from typing import Any, Final, TypeVar
+
+import structlog
+
+from freehold import ipc
+from freehold.auth.keys import AccessKey
+from freehold.control import protocol
+from freehold.domain.errors import NotFound, Unavailable
+from freehold.gateway import eager
+from freehold.gateway.members import Members
+
+MAX_REMEMBERED: Final = 10_000
+"""Answers of each kind."""
+_ANSWER_TIMEOUT_S: Final = 10.0
+_HELLO_TIMEOUT_S: Final = 5.0
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+log = structlog.get_logger(__name__)
+
+
+class Directory:
+    """A worker's view of control. Also its KeySource. Make it inside the event loop."""
+
+    def __init__(self, path: str, *, worker: int, answer_timeout_s: float = _ANSWER_TIMEOUT_S) -> None:
+        self._worker = worker
+        self._answer_timeout_s = answer_timeout_s
+        self._keys: OrderedDict[str, AccessKey] = OrderedDict()
+        self._routes: OrderedDict[tuple[str, str, str], protocol.EndpointRoute] = OrderedDict()
+        self._contracts: OrderedDict[tuple[str, str, int], protocol.Contract] = OrderedDict()
+        self._members: Members | None = None
+        self._link = ipc.Link(path, protocol.REPLIES, handler=self._told, on_connect=self._greet)
+
+    @property
+    def connected(self) -> bool:
+        return self._link.connected
+
+    @property
+    def members(self) -> Members:
+        """The service model's view of requests. Raises Unavailable before control has first been reached."""
+        if self._members is None:
+            raise Unavailable("The server is starting, please retry")
+        return self._members
+
+    async def aclose(self) -> None:
+        await self._link.aclose()
+
+    async def get(self, access_key_id: str) -> AccessKey | None:
+        """See auth.keys.KeySource."""
+        known = self._keys.get(access_key_id)
+        if known is not None:
+            return known
+        try:
+            told: protocol.AccessKey = await self._ask(protocol.GetAccessKey(access_key_id))
+        except NotFound:
+            return None
+        key = AccessKey(told.access_key_id, told.account, told.secret)
+        _remember(self._keys, access_key_id, key)
+        return key
+
+    async def route(self, account: str, runtime_id: str, qualifier: str) -> protocol.EndpointRoute:
+        """Which version an endpoint serves. Raises NotFound, Unavailable."""
+        wanted = (account, runtime_id, qualifier)
+        known = self._routes.get(wanted)
+        if known is None:
+            known = await self._ask(protocol.ResolveEndpoint(account, runtime_id, qualifier))
+            _remember(self._routes, wanted, known)
+        return known
+
+    async def contract(self, account: str, runtime_id: str, version: int) -> protocol.Contract:
+        """How to speak to sessions of a version. Raises NotFound, Unavailable."""
+        wanted = (account, runtime_id, version)
+        known = self._contracts.get(wanted)
+        if known is None:
+            known = await self._ask(protocol.GetContract(account, runtime_id, version))
+            _remember(self._contracts, wanted, known)
+        return known
+
+    async def _ask(self, question: ipc.Body) -> Any:
+        # Whoever asks goes on in the step of the loop in which the answer was read or the one after, and so before
+        # a Changed that control sent later is acted on: what it remembers is forgotten in time.
+        await eager.in_task()
+        answer, fds = await self._link.call(question, timeout_s=self._answer_timeout_s)
+        ipc.close_all(fds)
+        return answer
+
+    async def _greet(self, peer: ipc.Peer) -> None:
+        self._keys.clear()
+        self._routes.clear()
+        self._contracts.clear()
+        try:
+            welcome, fds = await peer.call(protocol.Hello(self._worker), timeout_s=_HELLO_TIMEOUT_S)
+        except TimeoutError:
+            raise Unavailable("control does not answer") from None
+        ipc.close_all(fds)
+        self._members = Members(welcome.data_plane)
+
+    async def _told(self, _peer: ipc.Peer, message: Any, fds: list[int]) -> None:
+        ipc.close_all(fds)
+        if not isinstance(message, protocol.Changed):
+            log.warning("gateway.unexpected_message", message=type(message).__name__)
+            return
+        for key_id in message.access_key_ids:
+            self._keys.pop(key_id, None)
+        changed = set(message.runtime_ids)
+        if changed:
+            for wanted in [w for w in self._routes if w[1] in changed]:
+                del self._routes[wanted]
+            for version in [w for w in self._contracts if w[1] in changed]:
+                del self._contracts[version]
+
+
+def _remember(memory: OrderedDict[K, V], key: K, value: V) -> None:
+    memory[key] = value
+    if len(memory) > MAX_REMEMBERED:
+        memory.popitem(last=False)

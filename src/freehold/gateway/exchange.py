@@ -1,0 +1,226 @@
+"""One request and its answer, whoever gives it.
+
+For: those who answer requests (`Handler`) or relay them (`Relay`). Not for the connection under it (`connection`).
+Invariant: an answer is given once, and is whole or visibly broken off.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol
+
+from freehold.gateway import eager, framing
+from freehold.gateway.errors import Answer, WireError, envelope, to_wire
+from freehold.gateway.heads import Headers, RequestHead
+
+
+class ClientGone(Exception):
+    """Nobody waits for the answer any more."""
+
+
+class Handler(Protocol):
+    """Who answers requests."""
+
+    def handle(self, exchange: Exchange) -> Coroutine[Any, Any, None]:
+        """Answer, or hand over to something that will. Errors it raises become the answer.
+
+        Started by `eager.start`, so it awaits `eager.in_task()` before it really waits.
+        """
+        ...
+
+
+class Relay(Protocol):
+    """What an exchange was handed over to, as its client sees it."""
+
+    def client_gone(self) -> None: ...
+
+    def client_writable(self, writable: bool) -> None:
+        """Whether the client takes more just now."""
+        ...
+
+    def deadline_passed(self) -> None: ...
+
+
+class Line(Protocol):
+    """What an exchange needs of the connection that it came over. Calls for an exchange that has ended do nothing."""
+
+    deadline: float
+    writable: bool
+
+    def read_body(
+        self, exchange: Exchange, take: Callable[[framing.Framing, bytes], None], *, wants_content: bool
+    ) -> asyncio.Future[None] | None:
+        """Give the body to `take`. None when all of it has been taken; else what to wait for."""
+        ...
+
+    def pause_body(self) -> None: ...
+
+    def resume_body(self) -> None: ...
+
+    def response_head(self, exchange: Exchange, status: int, headers: Headers) -> bytes:
+        """The bytes of an answer's head. Decides whether the connection can be kept after it."""
+        ...
+
+    def close_after(self) -> None:
+        """Let this be the connection's last exchange."""
+        ...
+
+    def write(self, exchange: Exchange, data: bytes) -> None: ...
+
+    def answered(self, exchange: Exchange) -> None:
+        """The answer is written whole."""
+        ...
+
+    def attach(self, relay: Relay) -> None: ...
+
+    def continue_in(self, exchange: Exchange, coroutine: Coroutine[Any, Any, None]) -> None: ...
+
+    def abort(self) -> None: ...
+
+
+class Exchange:
+    """One request and its answer."""
+
+    __slots__ = (
+        "_chunks_out",
+        "_connection",
+        "_held",
+        "head",
+        "render_error",
+        "request_id",
+        "response_started",
+        "status",
+    )
+
+    def __init__(self, connection: Line, head: RequestHead) -> None:
+        self._connection = connection
+        self.head = head
+        self.request_id = str(uuid.uuid4())
+        self.render_error: Callable[[WireError], Answer] = envelope
+        """How this exchange's caller is told of failures."""
+        self.response_started = False
+        self.status = 0
+        self._chunks_out = False
+        self._held = b""
+        """The head of an answer, until the first bytes of its body can go out with it."""
+
+    # -- the request ----------------------------------------------------------------------------------------------
+
+    async def read_body(self, take: Callable[[bytes], None]) -> None:
+        """Give the whole body, without its framing, to `take`; its errors are raised here.
+
+        Raises ClientGone, ValidationFailed.
+        """
+        waiting = self._connection.read_body(self, _contents(take), wants_content=True)
+        if waiting is not None:
+            await eager.in_task()
+            await waiting
+
+    async def pass_body(self, take: Callable[[bytes], None]) -> None:
+        """As read_body, but with the framing, as the bytes came."""
+        waiting = self._connection.read_body(self, lambda _framing, raw: take(raw), wants_content=False)
+        if waiting is not None:
+            await eager.in_task()
+            await waiting
+
+    def pause_body(self) -> None:
+        self._connection.pause_body()
+
+    def resume_body(self) -> None:
+        self._connection.resume_body()
+
+    # -- the answer -----------------------------------------------------------------------------------------------
+
+    def answer(self, status: int, headers: Headers, body: bytes) -> None:
+        """Give the whole answer."""
+        self._start(status, [*headers, (b"content-length", b"%d" % len(body))])
+        self._send(b"" if self.head.method == "HEAD" else body)
+        self._connection.answered(self)
+
+    def answer_error(self, error: BaseException) -> None:
+        """Tell of a failure; where the answer has begun, break it off."""
+        if self.response_started:
+            self.abort()
+            return
+        answer = self.render_error(to_wire(error))
+        self.answer(answer.status, list(answer.headers), answer.body)
+
+    def start_relay(self, status: int, headers: Headers, body: framing.Framing) -> None:
+        """Begin an answer whose body follows in `relay_body`, framed by `body`. Nothing is sent before that."""
+        lines = list(headers)
+        if isinstance(body, framing.Length):
+            lines.append((b"content-length", b"%d" % body.left))
+        elif self.head.is_http_1_0:
+            self._connection.close_after()
+            if isinstance(body, framing.Chunked):
+                body.content = []
+        else:
+            lines.append((b"transfer-encoding", b"chunked"))
+            self._chunks_out = isinstance(body, framing.UntilClose)
+        self._start(status, lines)
+
+    def start_bodiless(self, status: int, headers: Headers) -> None:
+        """Begin an answer that has no body, whatever its headers say of one; `end_relay` ends it."""
+        self._start(status, headers)
+
+    def relay_body(self, raw: bytes, body: framing.Framing) -> None:
+        """Pass on what came of the body: nothing, too, since the head has to go out."""
+        if body.content is not None:
+            raw = b"".join(body.content)
+            body.content.clear()
+        elif self._chunks_out and raw:
+            raw = b"%x\r\n%b\r\n" % (len(raw), raw)
+        self._send(raw)
+
+    def end_relay(self) -> None:
+        self._send(b"0\r\n\r\n" if self._chunks_out else b"")
+        self._connection.answered(self)
+
+    def abort(self) -> None:
+        """Break off: the client must see that the answer is not whole."""
+        self._connection.abort()
+
+    @property
+    def client_takes(self) -> bool:
+        """Whether the client takes more just now; an attached relay is told of changes."""
+        return self._connection.writable
+
+    def attach(self, relay: Relay) -> None:
+        """From now on `relay` hears of the client."""
+        self._connection.attach(relay)
+
+    def continue_in(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Go on with this exchange in another coroutine (see Handler); its errors become the answer."""
+        self._connection.continue_in(self, coroutine)
+
+    def set_deadline(self, deadline: float) -> None:
+        """When the attached relay is to be told that its time is up."""
+        self._connection.deadline = deadline
+
+    def _start(self, status: int, headers: Headers) -> None:
+        self.response_started = True
+        self.status = status
+        self._held = self._connection.response_head(self, status, headers)
+
+    def _send(self, data: bytes) -> None:
+        if self._held:
+            data = self._held + data
+            self._held = b""
+        if data:
+            self._connection.write(self, data)
+
+
+def _contents(take: Callable[[bytes], None]) -> Callable[[framing.Framing, bytes], None]:
+    def take_content(body: framing.Framing, raw: bytes) -> None:
+        if isinstance(body, framing.Length):
+            take(raw)
+            return
+        content = body.content
+        if content:
+            for part in content:
+                take(part)
+            content.clear()
+
+    return take_content

@@ -1,0 +1,176 @@
+"""Everything that is not data plane: handed to control's own HTTP server, as it came.
+
+Not for deciding anything about it. Invariant: control sees no header about where a request comes from that the
+client could have made up, and no part of a request is sent twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from freehold import ipc
+from freehold.domain.errors import FreeholdError, Unavailable
+from freehold.gateway import eager, headers
+from freehold.gateway.bounds import GatewayLimits
+from freehold.gateway.exchange import Exchange
+from freehold.gateway.heads import ResponseHead
+from freehold.gateway.sweeper import Sweeper
+from freehold.gateway.upstream import Upstream, attach
+
+_SAID_BY_US: Final = frozenset({b"date", b"server"})
+_PAUSE_S: Final = 0.05
+"""Between tries to reach control while it starts again."""
+
+
+class ControlForwarder:
+    """Relays exchanges to control's Unix socket."""
+
+    def __init__(self, path: str, sweeper: Sweeper, limits: GatewayLimits) -> None:
+        self._path = path
+        self._sweeper = sweeper
+        self._limits = limits
+
+    async def handle(self, exchange: Exchange) -> None:
+        """See exchange.Handler. Raises Unavailable when control can't be reached for a while."""
+        await eager.in_task()
+        relay = _ControlRelay(exchange)
+        connection = await self._connect()
+        try:
+            exchange.attach(relay)
+        except BaseException:
+            connection.leave()
+            raise
+        exchange.set_deadline(self._sweeper.clock() + self._limits.control_answer_timeout_s)
+        relay.begin(connection)
+        try:
+            await exchange.pass_body(relay.take_body)
+        except BaseException:
+            relay.client_gone()
+            raise
+        relay.request_sent()
+        if not relay.ended:
+            exchange.set_deadline(self._sweeper.clock() + self._limits.control_answer_timeout_s)
+
+    async def _connect(self) -> Upstream:
+        deadline = self._sweeper.clock() + self._limits.away_timeout_s
+        while True:
+            try:
+                return await attach(ipc.connect_unix_stream(self._path), _ignore)
+            except OSError:
+                # Nothing of the request has been read: waiting costs nothing but time.
+                if self._sweeper.clock() >= deadline:
+                    raise Unavailable("The server is starting again, please retry") from None
+            await asyncio.sleep(_PAUSE_S)
+
+
+def _ignore(_connection: Upstream) -> None:
+    """A connection to control serves one request, whose relay hears of its end."""
+
+
+class _ControlFailed(FreeholdError):
+    """Control broke off: what it did of the request is not known. Told as an internal error."""
+
+
+class _ControlRelay:
+    """One exchange at control."""
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+        self._connection: Upstream | None = None
+        self._head: ResponseHead | None = None
+        self.ended = False
+
+    def begin(self, connection: Upstream) -> None:
+        self._connection = connection
+        head = self._exchange.head
+        target = head.raw_path + (b"?" + head.raw_query if head.raw_query else b"")
+        lines = [b"%b %b HTTP/1.1\r\n" % (head.method.encode(), target)]
+        lines += [b"%b: %b\r\n" % header for header in headers.end_to_end(head.headers)]
+        if head.chunked:
+            lines.append(b"transfer-encoding: chunked\r\n")
+        elif head.content_length is not None:
+            lines.append(b"content-length: %d\r\n" % head.content_length)
+        lines.append(b"connection: close\r\n\r\n")
+        connection.begin(self, head.method)
+        connection.request_done = False
+        connection.write(b"".join(lines))
+
+    def take_body(self, raw: bytes) -> None:
+        connection = self._connection
+        if connection is None or connection.closed:
+            return
+        connection.write(raw)
+        if not connection.may_write:
+            self._exchange.pause_body()
+
+    def request_sent(self) -> None:
+        if self._connection is not None:
+            self._connection.request_done = True
+
+    # -- Sink -----------------------------------------------------------------------------------------------------
+
+    def upstream_writable(self) -> None:
+        self._exchange.resume_body()
+
+    def response_head(self, head: ResponseHead) -> None:
+        self._head = head
+        kept: headers.Headers = []
+        for name, value in headers.end_to_end(head.headers):
+            if name == b"x-amzn-requestid":
+                self._exchange.request_id = value.decode("latin-1")  # so that both logs have the same
+            elif name not in _SAID_BY_US:
+                kept.append((name, value))
+        body = head.framing
+        if self._exchange.head.method == "HEAD":
+            lengths = [(name, value) for name, value in head.headers if name == b"content-length"]
+            self._exchange.start_bodiless(head.status, [*kept, *lengths])
+        elif head.status in (204, 304):
+            self._exchange.start_bodiless(head.status, kept)
+        else:
+            self._exchange.start_relay(head.status, kept, body)
+        if self._connection is not None and not self._exchange.client_takes:
+            self._connection.pause_reading()
+
+    def response_body(self, raw: bytes) -> None:
+        if self._head is not None and not self.ended:
+            self._exchange.relay_body(raw, self._head.framing)
+
+    def response_end(self) -> None:
+        if self.ended:
+            return
+        self.ended = True
+        self._drop_connection()
+        self._exchange.end_relay()
+
+    def response_failed(self, why: str) -> None:
+        self._fail(_ControlFailed(why))
+
+    # -- Relay ----------------------------------------------------------------------------------------------------
+
+    def client_gone(self) -> None:
+        self.ended = True
+        self._drop_connection()
+
+    def client_writable(self, writable: bool) -> None:
+        if self._connection is None:
+            return
+        if writable:
+            self._connection.resume_reading()
+        else:
+            self._connection.pause_reading()
+
+    def deadline_passed(self) -> None:
+        self._fail(Unavailable("The server did not answer in time, please retry"))
+
+    def _fail(self, error: FreeholdError) -> None:
+        if self.ended:
+            return
+        self.ended = True
+        self._drop_connection()
+        self._exchange.answer_error(error)
+
+    def _drop_connection(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.leave()

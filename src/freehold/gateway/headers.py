@@ -1,0 +1,105 @@
+"""Which headers pass: from a caller to the agent, and from the agent to the caller.
+
+Source: spec section 1.5 and the members of InvokeAgentRuntime. Not for authentication, whose headers pass neither
+way. Invariant: a header that no rule names does not pass.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from freehold.domain.errors import ValidationFailed
+from freehold.domain.limits import ALLOWED_HEADER_VALUE_BYTES
+from freehold.gateway.heads import Headers
+
+SESSION_ID: Final = b"x-amzn-bedrock-agentcore-runtime-session-id"
+REQUEST_ID: Final = b"x-amzn-bedrock-agentcore-runtime-request-id"
+USER_ID: Final = b"x-amzn-bedrock-agentcore-runtime-user-id"
+
+_TRACE: Final = frozenset({b"x-amzn-trace-id", b"traceparent", b"tracestate", b"baggage"})
+_TO_AGENT: Final = _TRACE | {b"content-type", b"accept", USER_ID}
+_TO_CALLER: Final = _TRACE | {b"content-type"}
+
+
+def agent_request(
+    target: bytes,
+    received: Headers,
+    *,
+    also: frozenset[bytes],
+    allowlist: frozenset[bytes],
+    session_id: str,
+    request_id: str,
+    port: int,
+    content_length: int,
+) -> bytes:
+    """The head of the request to the agent. Raises ValidationFailed for an allowed header that is too long."""
+    lines = [
+        b"POST %b HTTP/1.1\r\nhost: 127.0.0.1:%d\r\ncontent-length: %d\r\n" % (target, port, content_length),
+        b"%b: %b\r\n%b: %b\r\n" % (SESSION_ID, session_id.encode(), REQUEST_ID, request_id.encode()),
+    ]
+    has_type = False
+    for name, value in received:
+        if name in _TO_AGENT or name in also:
+            if name == b"content-type":
+                if has_type:
+                    continue
+                has_type = True
+        elif name in allowlist:
+            if len(value) > ALLOWED_HEADER_VALUE_BYTES:
+                raise ValidationFailed(
+                    f"The value of header {name.decode()} is longer than {ALLOWED_HEADER_VALUE_BYTES} bytes"
+                )
+        else:
+            continue
+        lines.append(b"%b: %b\r\n" % (name, value))
+    if not has_type:
+        lines.append(b"content-type: application/json\r\n")
+    lines.append(b"\r\n")
+    return b"".join(lines)
+
+
+def caller_headers(sent: Headers, *, also: frozenset[bytes], session_id: bytes) -> Headers:
+    """The agent's response headers that reach the caller, and the session's id."""
+    kept = [(name, value) for name, value in sent if name in _TO_CALLER or name in also]
+    if not any(name == b"content-type" for name, _ in kept):
+        # A required member of the response; nothing is known of the bytes.
+        kept.append((b"content-type", b"application/octet-stream"))
+    kept.append((SESSION_ID, session_id))
+    return kept
+
+
+# -- what is relayed to control -----------------------------------------------------------------------------------
+
+_HOP_BY_HOP: Final = frozenset(
+    {
+        b"connection",
+        b"keep-alive",
+        b"proxy-connection",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+        b"content-length",
+        b"expect",
+    }
+)
+_CLAIMS_OF_PROXIES: Final = frozenset({b"forwarded", b"x-real-ip"})
+
+
+def end_to_end(received: Headers) -> Headers:
+    """Without the headers of one connection, and without what a caller may say of where it comes from."""
+    nominated = {
+        option.strip().lower() for name, value in received if name == b"connection" for option in value.split(b",")
+    }
+    # What decides whose request it is can't be nominated away.
+    nominated -= {b"host", b"authorization", b"content-type"}
+    return [
+        (name, value)
+        for name, value in received
+        if name not in _HOP_BY_HOP
+        and name not in nominated
+        and name not in _CLAIMS_OF_PROXIES
+        and not name.startswith(b"x-forwarded-")
+    ]

@@ -1,0 +1,215 @@
+"""One request at an agent: its body out, the response back, unbuffered, with backpressure both ways.
+
+Not for who may and where to (`dataplane`). Invariant: a request is written to a second connection only when the
+kernel says that not one byte of it reached the agent, and the claim is left exactly once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import structlog
+
+from freehold.domain.errors import AgentFailed, FreeholdError
+from freehold.gateway import errors, headers
+from freehold.gateway.bounds import GatewayLimits
+from freehold.gateway.claims import Claims, LiveClaim
+from freehold.gateway.contracts.base import Rules
+from freehold.gateway.exchange import ClientGone, Exchange
+from freehold.gateway.heads import ResponseHead
+from freehold.gateway.spool import Spool
+from freehold.gateway.sweeper import Sweeper
+from freehold.gateway.upstream import Upstream
+
+_MAX_JOINED_BYTES: Final = 64 * 1024
+"""A body up to this size goes out with its head, in one write."""
+
+log = structlog.get_logger(__name__)
+
+
+class AgentRelay:
+    """Relays one exchange. Made for one request; `begin` starts it."""
+
+    __slots__ = (
+        "_body",
+        "_claim",
+        "_claims",
+        "_connection",
+        "_ended",
+        "_exchange",
+        "_head",
+        "_limits",
+        "_on_undelivered",
+        "_relaying",
+        "_request_head",
+        "_rules",
+        "_session_id",
+        "_sweeper",
+    )
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        *,
+        claims: Claims,
+        claim: LiveClaim,
+        rules: Rules,
+        request_head: bytes,
+        body: Spool,
+        session_id: bytes,
+        sweeper: Sweeper,
+        limits: GatewayLimits,
+    ) -> None:
+        self._exchange = exchange
+        self._claims = claims
+        self._claim = claim
+        self._rules = rules
+        self._request_head = request_head
+        self._body = body
+        self._session_id = session_id
+        self._sweeper = sweeper
+        self._limits = limits
+        self._connection: Upstream | None = None
+        self._head: ResponseHead | None = None
+        self._relaying = False
+        self._ended = False
+        self._on_undelivered: Callable[[], None] | None = None
+
+    def begin(self, connection: Upstream, *, on_undelivered: Callable[[], None] | None) -> None:
+        """Send the request over `connection`.
+
+        `on_undelivered` is called, and the relay is left as it was before, when the connection turns out to have
+        been closed before anything of the request reached the agent. Raises ClientGone.
+        """
+        try:
+            self._exchange.attach(self)
+        except ClientGone:
+            connection.leave()
+            self._finish()
+            raise
+        self._connection = connection
+        self._on_undelivered = on_undelivered if connection.is_reused else None
+        self._exchange.set_deadline(self._sweeper.clock() + self._limits.first_byte_timeout_s)
+        connection.begin(self, "POST")
+        whole = self._body.in_memory()
+        if whole is not None and len(whole) <= _MAX_JOINED_BYTES:
+            connection.write(self._request_head + whole)
+            return
+        connection.request_done = False
+        connection.write(self._request_head)
+        if whole is not None:
+            connection.write(whole)
+            connection.request_done = True
+            return
+        try:
+            self._body.rewind()
+        except OSError as error:
+            self._fail(error)
+            return
+        self.upstream_writable()
+
+    # -- Sink: the agent's side -----------------------------------------------------------------------------------
+
+    def upstream_writable(self) -> None:
+        connection = self._connection
+        if connection is None or connection.request_done:
+            return
+        try:
+            while connection.may_write and not connection.closed:
+                part = self._body.read()
+                if not part:
+                    connection.request_done = True
+                    return
+                connection.write(part)
+        except OSError as error:
+            self._fail(error)
+
+    def response_head(self, head: ResponseHead) -> None:
+        if head.status >= 300:
+            # Redirects too: where they lead to is not for the caller to follow.
+            self._fail(errors.answered_error(head.status))
+            return
+        self._head = head
+        kept = headers.caller_headers(head.headers, also=self._rules.response_headers, session_id=self._session_id)
+        self._relaying = True
+        self._exchange.set_deadline(self._sweeper.clock() + self._limits.stream_timeout_s)
+        self._exchange.start_relay(head.status, kept, head.framing)
+        if not self._exchange.client_takes and self._connection is not None:
+            self._connection.pause_reading()
+
+    def response_body(self, raw: bytes) -> None:
+        if self._head is not None and not self._ended:
+            self._exchange.relay_body(raw, self._head.framing)
+
+    def response_end(self) -> None:
+        if self._ended:
+            return
+        connection = self._connection
+        self._finish()
+        if connection is not None:
+            self._claims.keep(self._claim, connection)
+        self._exchange.end_relay()
+
+    def response_failed(self, why: str) -> None:
+        if self._ended:
+            return
+        connection, retry = self._connection, self._on_undelivered
+        if not self._relaying and retry is not None and connection is not None and self._claim.ended is None:
+            self._on_undelivered = None
+            if connection.was_request_undelivered():
+                self._connection = None
+                retry()
+                return
+        if self._claim.ended is not None:
+            why = self._claim.ended
+        self._fail(AgentFailed(f"The runtime broke off before it had answered: {why}."))
+
+    # -- Relay: the caller's side ---------------------------------------------------------------------------------
+
+    def client_gone(self) -> None:
+        if not self._ended:
+            self._drop_connection()
+            self._finish()
+
+    def client_writable(self, writable: bool) -> None:
+        if self._connection is None or self._ended:
+            return
+        if writable:
+            self._connection.resume_reading()
+        else:
+            self._connection.pause_reading()
+
+    def deadline_passed(self) -> None:
+        bound_s = self._limits.stream_timeout_s if self._relaying else self._limits.first_byte_timeout_s
+        self._fail(AgentFailed(f"The runtime did not complete its answer within {bound_s:g} s."))
+
+    @property
+    def ended(self) -> bool:
+        return self._ended
+
+    # -- ends -----------------------------------------------------------------------------------------------------
+
+    def fail(self, error: FreeholdError) -> None:
+        """Give up for a reason found outside."""
+        self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        if self._ended:
+            return
+        if not isinstance(error, FreeholdError):
+            log.error("gateway.relay_failed", request_id=self._exchange.request_id, exc_info=error)
+        self._drop_connection()
+        self._finish()
+        self._exchange.answer_error(error)
+
+    def _drop_connection(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.leave()
+
+    def _finish(self) -> None:
+        self._ended = True
+        self._connection = None
+        self._body.close()
+        self._claims.leave(self._claim)

@@ -1,0 +1,238 @@
+"""A connection to a server behind the gateway: an agent, or control. Reads responses, one at a time.
+
+Not for what a response means (its `Sink` knows). Invariant: a connection is idle, or its response belongs to exactly
+one Sink, which hears of exactly one end: `response_end` or `response_failed`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from collections.abc import Callable
+from typing import Final, Protocol, cast
+
+from freehold.gateway import heads
+from freehold.gateway.framing import BadFraming, UntilClose
+
+_TCP_ESTABLISHED_BYTES_ACKED: Final = 120
+"""Offset of `tcpi_bytes_acked` in Linux's `struct tcp_info`."""
+
+
+class Sink(Protocol):
+    """Who takes a response."""
+
+    def response_head(self, head: heads.ResponseHead) -> None:
+        """The final head. May set `head.framing.content` to collect what the body says."""
+        ...
+
+    def response_body(self, raw: bytes) -> None:
+        """Bytes of the body as they came, framing included."""
+        ...
+
+    def response_end(self) -> None: ...
+
+    def response_failed(self, why: str) -> None:
+        """There will be no more: the connection broke, or what came is no HTTP."""
+        ...
+
+    def upstream_writable(self) -> None:
+        """More of the request may be written."""
+        ...
+
+
+class Upstream(asyncio.Protocol):
+    """One connection. `on_lost` is called once when it is gone."""
+
+    def __init__(self, sock: socket.socket, on_lost: Callable[[Upstream], None]) -> None:
+        self._sock = sock
+        self._on_lost = on_lost
+        self._transport: asyncio.Transport = cast("asyncio.Transport", None)
+        self._sink: Sink | None = None
+        self._head: heads.ResponseHead | None = None
+        self._method = ""
+        self._buffer = b""
+        self._paused_by_transport = False
+        self._why_closed = ""
+        self._written_before = 0
+        self._written = 0
+        self.is_reused = False
+        self.request_done = True
+        """Whoever writes a request over time clears this until its last byte is written."""
+        self.closed = False
+
+    # -- for those who use it -------------------------------------------------------------------------------------
+
+    def begin(self, sink: Sink, method: str) -> None:
+        """The next response is for `sink`."""
+        assert self._sink is None
+        self._sink = sink
+        self._head = None
+        self._method = method
+        self._written_before = self._written
+
+    def write(self, data: bytes) -> None:
+        self._written += len(data)
+        self._transport.write(data)
+
+    @property
+    def may_write(self) -> bool:
+        return not self._paused_by_transport
+
+    def pause_reading(self) -> None:
+        if not self.closed:
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        if not self.closed:
+            self._transport.resume_reading()
+
+    def is_usable(self) -> bool:
+        """Whether an idle connection can carry another request: nothing came, and nobody closed it."""
+        if self.closed:
+            return False
+        try:
+            self._sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return False
+
+    def abort(self, why: str = "") -> None:
+        """Close at once. A Sink that still waits hears `why`."""
+        if self.closed:
+            return
+        self.closed = True
+        self._why_closed = why
+        self._transport.abort()
+        self._fail(why)
+
+    def leave(self) -> None:
+        """The Sink wants no more; the connection is of no use."""
+        self._sink = None
+        self.abort()
+
+    def was_request_undelivered(self) -> bool:
+        """Whether the kernel knows that no byte of the last request reached the peer's. Only then may it be sent again.
+
+        Counts what the peer's TCP has acknowledged; where that can't be known, the answer is no.
+        """
+        if self._sock.family not in (socket.AF_INET, socket.AF_INET6):
+            return False
+        try:
+            info = self._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
+        except OSError:
+            return False
+        if len(info) < _TCP_ESTABLISHED_BYTES_ACKED + 8:
+            return False
+        acked: int = struct.unpack_from("=Q", info, _TCP_ESTABLISHED_BYTES_ACKED)[0]
+        # The SYN may count as one.
+        return acked <= self._written_before + 1
+
+    # -- asyncio.Protocol -----------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+
+    def pause_writing(self) -> None:
+        self._paused_by_transport = True
+
+    def resume_writing(self) -> None:
+        self._paused_by_transport = False
+        if self._sink is not None:
+            self._sink.upstream_writable()
+
+    def data_received(self, data: bytes) -> None:
+        if self._sink is None:
+            self.abort()  # nobody asked
+            return
+        try:
+            if self._head is None:
+                data = self._read_head(data)
+            if self._head is not None:
+                self._read_body(data)
+        except heads.BadResponse as error:
+            self.abort(f"an answer that is not HTTP: {error}")
+        except BadFraming as error:
+            self.abort(f"a body that is not HTTP: {error}")
+
+    def eof_received(self) -> bool:
+        head = self._head
+        if self._sink is not None and head is not None and isinstance(head.framing, UntilClose):
+            head.framing.done = True
+            self._end()
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.closed = True
+        self._fail("the connection broke" if exc is not None else "the connection was closed")
+        self._on_lost(self)
+
+    # -- the response ---------------------------------------------------------------------------------------------
+
+    def _read_head(self, data: bytes) -> bytes:
+        """Read heads up to the final one; what follows it, or nothing yet."""
+        data = self._buffer + data if self._buffer else data
+        while True:
+            end = data.find(b"\r\n\r\n")
+            if end < 0 or end + 4 > heads.MAX_HEAD_BYTES:
+                if len(data) > heads.MAX_HEAD_BYTES:
+                    raise heads.BadResponse(f"the head is larger than {heads.MAX_HEAD_BYTES} bytes")
+                self._buffer = data
+                return b""
+            head = heads.parse_response(data[: end + 4], request_method=self._method)
+            data = data[end + 4 :]
+            if head.status >= 200:
+                break
+        self._buffer = b""
+        self._head = head
+        assert self._sink is not None
+        self._sink.response_head(head)
+        return data
+
+    def _read_body(self, data: bytes) -> None:
+        head = self._head
+        if head is None or self._sink is None:
+            return
+        used = head.framing.feed(data)
+        if used or not head.framing.done:
+            # Nothing, too: it means that the head is not to wait for more.
+            self._sink.response_body(data if used == len(data) else data[:used])
+        if head.framing.done:
+            if used < len(data):
+                head.keep_alive = False  # more than was asked for: not to be trusted with another request
+            self._end()
+
+    def _end(self) -> None:
+        sink, head = self._sink, self._head
+        if sink is None or head is None:
+            return
+        self._sink = None
+        self._head = None
+        if not head.keep_alive or not self.request_done:
+            self.abort()
+        self.is_reused = True
+        sink.response_end()
+
+    def _fail(self, why: str) -> None:
+        sink = self._sink
+        if sink is not None:
+            self._sink = None
+            sink.response_failed(self._why_closed or why)
+
+
+async def attach(sock: socket.socket, on_lost: Callable[[Upstream], None]) -> Upstream:
+    """Make a connection of a connected socket, which it then owns. Raises OSError."""
+    loop = asyncio.get_running_loop()
+    made = Upstream(sock, on_lost)
+    try:
+        sock.setblocking(False)
+        if sock.family == socket.AF_UNIX:
+            await loop.create_unix_connection(lambda: made, sock=sock)
+        else:
+            await loop.create_connection(lambda: made, sock=sock)
+    except BaseException:
+        sock.close()
+        raise
+    return made

@@ -1,0 +1,131 @@
+"""One gateway worker: the parts of the data plane, put together and run on one listening socket.
+
+Invariant: when `run` returns, the worker has accepted nothing that it did not answer or break off, and holds no
+claim.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Final
+
+import msgspec
+import structlog
+
+from freehold.gateway import dataplane
+from freehold.gateway.bounds import GatewayLimits
+from freehold.gateway.claims import Claims
+from freehold.gateway.dataplane import DataPlane
+from freehold.gateway.directory import Directory
+from freehold.gateway.exchange import Exchange
+from freehold.gateway.forward import ControlForwarder
+from freehold.gateway.server import Server
+from freehold.gateway.sweeper import Sweeper
+
+LIVE_PATH: Final = b"/_freehold/live"
+HEALTH_PATH: Final = b"/_freehold/health"
+_BACKLOG: Final = 1024
+
+log = structlog.get_logger(__name__)
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+class _Front:
+    """Who answers what (exchange.Handler)."""
+
+    def __init__(
+        self, data_plane: DataPlane, forwarder: ControlForwarder, directory: Directory, claims: Claims
+    ) -> None:
+        self._data_plane = data_plane
+        self._forwarder = forwarder
+        self._directory = directory
+        self._claims = claims
+
+    async def handle(self, exchange: Exchange) -> None:
+        path = exchange.head.raw_path
+        asked = dataplane.operation_of(path)
+        if asked is not None:
+            await self._data_plane.handle(exchange, *asked)
+        elif path == LIVE_PATH:
+            _answer_json(exchange, 200, {"status": "ok"})
+        elif path == HEALTH_PATH:
+            parts = {"warden": self._claims.connected, "control": self._directory.connected}
+            healthy = all(parts.values())
+            _answer_json(exchange, 200 if healthy else 503, {"status": "ok" if healthy else "unavailable", **parts})
+        else:
+            await self._forwarder.handle(exchange)
+
+
+def _answer_json(exchange: Exchange, status: int, document: dict[str, str | bool]) -> None:
+    exchange.answer(status, [(b"content-type", b"application/json")], msgspec.json.encode(document))
+
+
+class Worker:
+    """Serves `listener` (bound, listening, shared with other workers) until told to stop.
+
+    `warden_path`, `feed_path` and `control_path` are the Unix sockets of the warden, of control's feed, and of
+    control's HTTP server. `now` is the time of day by which signatures are judged; `clock` counts seconds for
+    everything else.
+    """
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        *,
+        warden_path: str,
+        feed_path: str,
+        control_path: str,
+        region: str,
+        worker: int,
+        now: Callable[[], datetime] = _utc_now,
+        limits: GatewayLimits | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._listener = listener
+        self._warden_path = warden_path
+        self._feed_path = feed_path
+        self._control_path = control_path
+        self._region = region
+        self._worker = worker
+        self._now = now
+        self._limits = limits or GatewayLimits()
+        self._clock = clock
+
+    async def run(self, stop: asyncio.Event, on_ready: Callable[[], None]) -> None:
+        """Serve until `stop` is set, then let requests under way end. `on_ready` is called once it accepts."""
+        limits = self._limits
+        sweeper = Sweeper(self._clock)
+        directory = Directory(self._feed_path, worker=self._worker)
+        claims = Claims(self._warden_path, sweeper, limits)
+        try:
+            data_plane = DataPlane(
+                directory=directory,
+                claims=claims,
+                sweeper=sweeper,
+                limits=limits,
+                region=self._region,
+                now=self._now,
+            )
+            forwarder = ControlForwarder(self._control_path, sweeper, limits)
+            server = Server(_Front(data_plane, forwarder, directory, claims), sweeper, limits)
+            sweeper.start()
+            loop = asyncio.get_running_loop()
+            self._listener.setblocking(False)
+            accepting = await loop.create_server(server.connection, sock=self._listener, backlog=_BACKLOG)
+            try:
+                on_ready()
+                await stop.wait()
+            finally:
+                accepting.close()
+                await server.drain(limits.drain_timeout_s)
+        finally:
+            sweeper.stop()
+            await claims.aclose()
+            await directory.aclose()
