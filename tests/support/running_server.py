@@ -79,7 +79,13 @@ class RunningServer:
         try:
             self.stop()
         finally:
-            shutil.rmtree(self._home)
+            self._remove_home()
+
+    def _remove_home(self) -> None:
+        # Unpacked bundles are read-only, also for an ordinary user who owns them.
+        for directory, _, _ in os.walk(self._home):
+            Path(directory).chmod(0o700)
+        shutil.rmtree(self._home)
 
     # -- the process -----------------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import http.client
 import json
@@ -173,6 +174,7 @@ def test_a_stranger_uploads_nothing_and_learns_nothing(server: ControlServer):
 
 
 def test_runtimes_are_listed_with_what_serves(server: ControlServer):
+    server.preparer.gate = asyncio.Event()  # else the reconciler might be faster than we look
     key = stored(server.control.app.context.store)
     answer = signed(server, "GET", "/_freehold/v1/runtimes")
     assert answer.status == 200
