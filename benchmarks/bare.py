@@ -1,4 +1,4 @@
-"""The echo agent as a bare process on loopback: what there is to compare with, in the same run."""
+"""An agent as a bare process on loopback: what there is to compare with, in the same run."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ POLL_S = 0.002
 
 
 @contextlib.contextmanager
-def agent() -> Generator[http.client.HTTPConnection]:
+def agent(directory: Path = ECHO) -> Generator[http.client.HTTPConnection]:
     """Start the agent; a connection to it once it answers."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     environment = {"PATH": os.environ["PATH"], "BARE_PORT": str(port), "PYTHONDONTWRITEBYTECODE": "1"}
-    process = subprocess.Popen([sys.executable, "main.py"], cwd=ECHO, env=environment)
+    process = subprocess.Popen([sys.executable, "main.py"], cwd=directory, env=environment)
     try:
         yield _connect(port)
     finally:

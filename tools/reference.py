@@ -6,13 +6,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from tools import cli_reference, coverage, settings_reference
+from tools import cli_reference, coverage, divergences, settings_reference
 
 REFERENCE = Path(__file__).resolve().parent.parent / "docs" / "reference"
 PAGES: dict[str, Callable[[], str]] = {
     "settings.md": settings_reference.page,
     "cli.md": cli_reference.page,
     "coverage.md": coverage.page,
+    "divergences.md": divergences.page,
 }
 
 

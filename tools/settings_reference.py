@@ -38,7 +38,7 @@ def _table(properties: dict[str, Any], prefix: str) -> list[str]:
     lines = ["| Setting | Default | Values | |", "|---|---|---|---|"]
     for name, said in properties.items():
         variable = ENVIRONMENT_PREFIX + f"{prefix}{name}".upper().replace(".", "__")
-        default = f"`{_literal(said['default'])}`" if said.get("default") is not None else ""
+        default = f"`{_literal(said['default'])}`" if said.get("default") not in (None, [], {}) else ""
         lines.append(
             f"| `{prefix}{name}`<br>`{variable}` | {default} | {_values(said)} | {said.get('description', '')} |"
         )
@@ -58,7 +58,14 @@ def _values(said: dict[str, Any]) -> str:
         return f"`{said['pattern']}`".replace("|", "\\|")
     if said.get("format") == "path":
         return "a path"
-    kind = {"integer": "whole number", "number": "number", "boolean": "`true`, `false`", "string": "text"}[said["type"]]
+    kind = {
+        "array": "list",
+        "boolean": "`true`, `false`",
+        "integer": "whole number",
+        "number": "number",
+        "object": "table",
+        "string": "text",
+    }[said["type"]]
     low, above, high = said.get("minimum"), said.get("exclusiveMinimum"), said.get("maximum")
     bounds = [
         f"from {low}" if low is not None else "",

@@ -10,6 +10,7 @@ import asyncio
 import ctypes
 import os
 import signal
+import socket
 import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -18,7 +19,9 @@ from pathlib import Path
 import structlog
 
 READY = b"ready"
+RELOADED = b"reloaded"
 MAX_REPORT_BYTES = 16 * 1024
+MAX_CONFIG_BYTES = 128 * 1024
 _PR_SET_PDEATHSIG = 1
 
 log = structlog.get_logger(__name__)
@@ -35,6 +38,8 @@ class Arguments:
     name: str
     config_fd: int
     ready_fd: int
+    reload_fd: int
+    """A socket of kind SEQPACKET on which new configurations come, each a packet, and are answered by one."""
     parent_pid: int
 
     @classmethod
@@ -43,7 +48,7 @@ class Arguments:
         return cls(name, *(int(number) for number in numbers))
 
     def words(self) -> list[str]:
-        return [self.name, str(self.config_fd), str(self.ready_fd), str(self.parent_pid)]
+        return [self.name, *map(str, (self.config_fd, self.ready_fd, self.reload_fd, self.parent_pid))]
 
     def read_config(self) -> bytes:
         with os.fdopen(self.config_fd, "rb") as pipe:
@@ -55,6 +60,7 @@ class Life:
     """What a process's main coroutine is given."""
 
     ready_fd: int
+    reload_fd: int
     stop: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the process is to end."""
     is_ready: bool = False
@@ -63,6 +69,16 @@ class Life:
         """The process serves now."""
         os.write(self.ready_fd, READY)
         self.is_ready = True
+
+    def on_reload(self, apply: Callable[[bytes], None]) -> None:
+        """Have `apply` called with each new configuration that comes, and tell the parent when that is done.
+
+        What `apply` raises is told to the parent instead, and the process goes on as before.
+        """
+        os.set_inheritable(self.reload_fd, False)
+        channel = socket.socket(fileno=self.reload_fd)
+        channel.setblocking(False)
+        asyncio.get_running_loop().add_reader(channel, _reload, channel, apply)
 
     async def until_stopped(self, *work: Awaitable[None]) -> None:
         """Run `work` until the stop; then cancel it. Raises what any of it raises, or when any ends by itself."""
@@ -96,13 +112,15 @@ def run(
     loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
 ) -> int:
     """Run `main` to its end; returns the process's exit status."""
-    life = Life(arguments.ready_fd)
+    life = Life(arguments.ready_fd, arguments.reload_fd)
 
     async def framed() -> None:
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, life.stop.set)
         # Ctrl-C reaches the whole group; the parent decides the order of the end.
         loop.add_signal_handler(signal.SIGINT, lambda: None)
+        # So does the hangup of a terminal. Not ignored, since agents would inherit that.
+        loop.add_signal_handler(signal.SIGHUP, lambda: None)
         await main(life)
 
     try:
@@ -117,6 +135,28 @@ def run(
         report(life, f"{type(error).__name__}: {error}")
         return 1
     return 0
+
+
+def _reload(channel: socket.socket, apply: Callable[[bytes], None]) -> None:
+    try:
+        data = channel.recv(MAX_CONFIG_BYTES)
+    except BlockingIOError:
+        return
+    if not data:
+        # The parent has gone; the kernel tells this process in its own way.
+        asyncio.get_running_loop().remove_reader(channel)
+        channel.close()
+        return
+    answer = RELOADED
+    try:
+        apply(data)
+    except Exception as error:
+        log.exception("process.reload_failed")
+        answer = f"{type(error).__name__}: {error}".encode()[:MAX_REPORT_BYTES]
+    try:
+        channel.send(answer)
+    except OSError as error:
+        log.warning("process.reload_unanswered", error=error.strerror)
 
 
 def report(life: Life, reason: str) -> None:

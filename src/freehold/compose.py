@@ -1,102 +1,51 @@
 """The only file that names concrete classes: one function per process puts it together from the settings.
 
-Also the layout of the data directory, and how a command finds a running server's address and key in it. Invariant:
-importing this module imports none of the processes' own parts, so a gateway worker stays small.
+Also how a command finds a running server's address and key in its data directory. Invariant: importing this module
+imports none of the processes' own parts, so a gateway worker stays small.
 """
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
+import asyncio
 import os
 import signal
 import socket
 import sys
+import time
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
 from freehold import child
 from freehold.child import CannotServe, Life
+from freehold.datadir import custody
+from freehold.datadir.layout import Layout
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from freehold.backends.base import SessionBackend
+    from freehold.observe.metric_export import MetricExport
+    from freehold.observe.span_export import SpanExport
     from freehold.settings import Settings
+    from freehold.warden.otlp_relay import OtlpRelay
     from freehold.warden.output import AgentLogs
 
 
+MIB = 1024 * 1024
+LAUNCH_TIMEOUT_S = 120.0
+"""For control to say how a version is started: after a restore it makes the version's bundle anew."""
 DATA_PLANE = "bedrock-agentcore"
+OTLP_PORT = 4318
+"""Of the OTLP receiver that agents find on their own loopback."""
 DATA_PLANE_OPERATIONS = ("InvokeAgentRuntime", "StopRuntimeSession")
 
 
 class NoServer(Exception):
     """No server runs with this data directory. The message says how to start one."""
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """Where things are in a data directory. `keys` stays out of a backup that is not to hold the key."""
-
-    data_dir: Path
-
-    @property
-    def lock(self) -> Path:
-        return self.data_dir / "lock"
-
-    @property
-    def database(self) -> Path:
-        return self.data_dir / "state" / "freehold.db"
-
-    @property
-    def master_key(self) -> Path:
-        return self.data_dir / "keys" / "master.key"
-
-    @property
-    def buckets(self) -> Path:
-        return self.data_dir / "buckets"
-
-    @property
-    def artifacts(self) -> Path:
-        return self.data_dir / "artifacts"
-
-    @property
-    def sessions(self) -> Path:
-        return self.data_dir / "sessions"
-
-    @property
-    def logs(self) -> Path:
-        return self.data_dir / "logs"
-
-    @property
-    def run(self) -> Path:
-        return self.data_dir / "run"
-
-    @property
-    def journal(self) -> Path:
-        return self.run / "sessions"
-
-    @property
-    def warden_socket(self) -> Path:
-        return self.run / "warden.sock"
-
-    @property
-    def feed_socket(self) -> Path:
-        return self.run / "feed.sock"
-
-    @property
-    def control_socket(self) -> Path:
-        return self.run / "control.sock"
-
-    @property
-    def server_file(self) -> Path:
-        return self.run / "server.json"
-
-    @property
-    def instance(self) -> str:
-        """A short name for what this server makes outside of its data directory (cgroups)."""
-        return hashlib.sha256(bytes(self.data_dir)).hexdigest()[:12]
 
 
 # -- what the parent hands to each process ------------------------------------------------------------------------
@@ -122,21 +71,42 @@ class WardenConfig(msgspec.Struct, tag="warden", frozen=True):
     max_sessions: int
     max_concurrent_starts: int
     start_timeout_s: float
+    otlp_endpoint: str | None
+    otlp_headers: dict[str, str]
+    log_session_bytes: int
+    log_total_bytes: int
+    log_retention_s: float
 
 
 class ControlConfig(msgspec.Struct, tag="control", frozen=True):
     common: Common
     feed_fd: int
     http_fd: int
+    metrics_port: int | None
+    metrics_interval_s: float
+    otlp_endpoint: str | None
+    otlp_headers: dict[str, str]
+    s3_buckets: tuple[str, ...]
+    local_versions: int
+    max_cache_bytes: int
+    interpreters: dict[str, str]
 
 
 class GatewayConfig(msgspec.Struct, tag="gateway", frozen=True):
     common: Common
     listener_fd: int
     worker: int
+    access_log: bool
+    trace_sample_ratio: float | None
 
 
 Config = WardenConfig | ControlConfig | GatewayConfig
+C = TypeVar("C", WardenConfig, ControlConfig, GatewayConfig)
+
+RELOADABLE = frozenset(
+    {"log.level", "sessions.max_sessions", "sessions.max_concurrent_starts", "sessions.start_timeout_s"}
+)
+"""Settings that processes take over while they run; any other one takes effect with the next start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +117,7 @@ class Plan:
     common: Common
 
     def warden(self, listener_fd: int) -> WardenConfig:
-        sandbox, sessions = self.settings.sandbox, self.settings.sessions
+        sandbox, sessions, logs = self.settings.sandbox, self.settings.sessions, self.settings.logs
         return WardenConfig(
             common=self.common,
             listener_fd=listener_fd,
@@ -159,13 +129,38 @@ class Plan:
             max_sessions=sessions.max_sessions,
             max_concurrent_starts=sessions.max_concurrent_starts,
             start_timeout_s=sessions.start_timeout_s,
+            otlp_endpoint=self.settings.observability.otlp_endpoint,
+            otlp_headers=self.settings.observability.otlp_headers,
+            log_session_bytes=logs.max_session_mib * MIB,
+            log_total_bytes=logs.max_total_mib * MIB,
+            log_retention_s=logs.retention_days * 86_400,
         )
 
     def control(self, feed_fd: int, http_fd: int) -> ControlConfig:
-        return ControlConfig(self.common, feed_fd, http_fd)
+        artifacts, observed = self.settings.artifacts, self.settings.observability
+        return ControlConfig(
+            common=self.common,
+            feed_fd=feed_fd,
+            http_fd=http_fd,
+            metrics_port=observed.metrics_port,
+            metrics_interval_s=observed.metrics_interval_s,
+            otlp_endpoint=observed.otlp_endpoint,
+            otlp_headers=observed.otlp_headers,
+            s3_buckets=artifacts.s3_buckets,
+            local_versions=artifacts.local_versions,
+            max_cache_bytes=artifacts.max_cache_mib * 1024 * 1024,
+            interpreters=artifacts.interpreters,
+        )
 
     def gateway(self, number: int, listener_fd: int) -> GatewayConfig:
-        return GatewayConfig(self.common, listener_fd, number)
+        observed = self.settings.observability
+        return GatewayConfig(
+            common=self.common,
+            listener_fd=listener_fd,
+            worker=number,
+            access_log=self.settings.log.access and self.settings.log.level in ("debug", "info"),
+            trace_sample_ratio=None if observed.otlp_endpoint is None else observed.trace_sample_ratio,
+        )
 
 
 def plan(settings: Settings, *, data_dir: Path, url: str) -> Plan:
@@ -198,12 +193,18 @@ async def run_warden(config: WardenConfig, life: Life) -> None:
     from freehold.control import protocol as control
     from freehold.domain.launch import LaunchSpec
     from freehold.warden.journal import Journal
+    from freehold.warden.log_store import LogBounds
+    from freehold.warden.otlp_relay import OtlpRelay
     from freehold.warden.output import AgentLogs
     from freehold.warden.server import Warden, WardenLimits
 
     layout = Layout(Path(config.common.data_dir))
-    logs = AgentLogs(layout.logs)
-    backend = _backend(config, layout, logs)
+    logs = AgentLogs(
+        layout.logs,
+        LogBounds(config.log_session_bytes, config.log_total_bytes, timedelta(seconds=config.log_retention_s)),
+    )
+    relay = None if config.otlp_endpoint is None else OtlpRelay(config.otlp_endpoint, config.otlp_headers)
+    backend, otlp_endpoint = _backend(config, layout, logs, relay)
     try:
         await backend.open()
     except BackendUnavailable as error:
@@ -215,8 +216,11 @@ async def run_warden(config: WardenConfig, life: Life) -> None:
         journal.forget(ref.generation)
     link = ipc.Link(str(layout.feed_socket), control.REPLIES)
 
+    def bounds_of(config: WardenConfig) -> WardenLimits:
+        return WardenLimits(config.max_sessions, config.max_concurrent_starts, config.start_timeout_s)
+
     async def load_launch(account: str, runtime_id: str, version: int) -> LaunchSpec:
-        reply, fds = await link.call(control.GetLaunch(account, runtime_id, version))
+        reply, fds = await link.call(control.GetLaunch(account, runtime_id, version), timeout_s=LAUNCH_TIMEOUT_S)
         ipc.close_all(fds)
         return reply.spec
 
@@ -224,27 +228,48 @@ async def run_warden(config: WardenConfig, life: Life) -> None:
         backend=backend,
         journal=journal,
         load_launch=load_launch,
-        bounds=WardenLimits(config.max_sessions, config.max_concurrent_starts, config.start_timeout_s),
+        bounds=bounds_of(config),
         public_url=config.common.url,
         logs=logs,
+        otlp_endpoint=otlp_endpoint,
     )
+    _reload_into(life, WardenConfig, lambda new: warden.set_bounds(bounds_of(new)))
     life.ready()
     try:
         await life.until_stopped(warden.serve(_listener(config.listener_fd)))
     finally:
         await warden.aclose()
+        if relay is not None:
+            await relay.aclose()
         await link.aclose()
+        logs.aclose()
 
 
-def _backend(config: WardenConfig, layout: Layout, logs: AgentLogs) -> SessionBackend:
+def _backend(
+    config: WardenConfig, layout: Layout, logs: AgentLogs, relay: OtlpRelay | None
+) -> tuple[SessionBackend, str | None]:
+    """The backend, and where its agents find an OTLP receiver."""
     if config.sandbox_mode == "process":
         from freehold.backends.process import ProcessBackend
 
-        return ProcessBackend(layout.sessions, on_line=logs.write, open_files=config.open_files)
+        # On the host's network: no relay is needed.
+        process_backend = ProcessBackend(layout.sessions, on_line=logs.write, open_files=config.open_files)
+        return process_backend, config.otlp_endpoint
     from freehold.backends.sandbox.backend import SandboxBackend, SandboxLimits
+    from freehold.backends.supervision.inlets import Inlet
 
-    return SandboxBackend(
+    inlets: list[Inlet] = []
+    if relay is not None:
+        inlets.append(Inlet("otlp", "127.0.0.1", OTLP_PORT))
+
+    def on_inlet(generation: int, name: str, connection: socket.socket, returned: Callable[[], None]) -> None:
+        assert relay is not None, f"nobody serves the inlet {name}"
+        relay.accept(generation, connection, returned)
+
+    sandbox_backend = SandboxBackend(
         layout.sessions,
+        inlets=inlets,
+        on_inlet=on_inlet,
         instance=layout.instance,
         limits=SandboxLimits(
             memory_bytes=config.memory_mib * 1024 * 1024, processes=config.processes, open_files=config.open_files
@@ -252,16 +277,23 @@ def _backend(config: WardenConfig, layout: Layout, logs: AgentLogs) -> SessionBa
         uid_first=config.uid_first,
         on_line=logs.write,
     )
+    return sandbox_backend, f"http://127.0.0.1:{OTLP_PORT}" if inlets else None
 
 
 async def run_control(config: ControlConfig, life: Life) -> None:
     """Answer the control plane and the operator API, feed the others, reconcile; until stopped."""
     from freehold import ipc
+    from freehold.artifacts.cache import BundleCache
     from freehold.artifacts.interpreters import Interpreters
+    from freehold.artifacts.local_bucket import LocalBuckets
+    from freehold.artifacts.places import Places
     from freehold.artifacts.prepare import Preparer
+    from freehold.artifacts.s3 import S3
     from freehold.aws import model
     from freehold.control import service
     from freehold.control.buckets import Buckets
+    from freehold.control.in_use import InUse
+    from freehold.control.metrics import OpenMetricsPort
     from freehold.control.server import HttpServer
     from freehold.control.warden_link import LinkedWarden
     from freehold.control.wire import Wire
@@ -278,38 +310,88 @@ async def run_control(config: ControlConfig, life: Life) -> None:
         vault = open_vault(layout.master_key, layout.database, store)
     except StoreRefused as error:
         raise CannotServe(str(error)) from error
-    buckets = Buckets(layout.buckets)
+    buckets = Buckets(layout.buckets, versions=config.local_versions)
     buckets.open()
-    preparer = Preparer(layout.buckets, layout.artifacts, Interpreters())
-    preparer.open()
     link = ipc.Link(str(layout.warden_socket), warden.REPLIES)
+    linked_warden = LinkedWarden(link)
+    cache = BundleCache(
+        layout.artifacts,
+        max_bytes=config.max_cache_bytes,
+        in_use=InUse(store, linked_warden, region=common.region),
+    )
+    cache.open()
+    local_buckets = LocalBuckets(layout.buckets)
+    source = Places(local_buckets, S3(config.s3_buckets, region=common.region))
+    spans, numbers = _exports(config)
     control = service.build(
         store=store,
         vault=vault,
-        preparer=preparer,
+        preparer=Preparer(source, cache, Interpreters(config.interpreters)),
+        bundles=layout.artifacts,
         uploads=buckets,
-        warden=LinkedWarden(link),
+        warden=linked_warden,
         region=common.region,
         wire=Wire.load(),
         data_plane=model.load(DATA_PLANE, DATA_PLANE_OPERATIONS).to_data(),
+        logs_root=layout.logs,
+        holds_bucket=local_buckets.has,
+        on_spans=None if spans is None else spans.send,
     )
     control.keys.first_key(Scope(common.account, common.region))
-    http = HttpServer(control.app, _listener(config.http_fd))
+    servers = [HttpServer(control.app, _listener(config.http_fd))]
+    if config.metrics_port is not None:
+        servers.append(HttpServer(OpenMetricsPort(control.metrics), _loopback(config.metrics_port)))
     child.write_privately(
         layout.server_file, msgspec.json.encode(ServerFile(common.url, common.region, common.account))
     )
+    _reload_into(life, ControlConfig)
     life.ready()
     try:
-        await life.until_stopped(control.run(_listener(config.feed_fd)), http.run())
+        await life.until_stopped(
+            control.run(_listener(config.feed_fd)),
+            *(http.run() for http in servers),
+            cache.keep_clean(),
+            *([] if numbers is None else [control.metrics.export(numbers, interval_s=config.metrics_interval_s)]),
+        )
     finally:
         await link.aclose()
         store.close()
+        for export in (spans, numbers):
+            if export is not None:
+                await asyncio.to_thread(export.close)
+
+
+def _exports(config: ControlConfig) -> tuple[SpanExport, MetricExport] | tuple[None, None]:
+    if config.otlp_endpoint is None:
+        return None, None
+    from freehold.observe.metric_export import MetricExport
+    from freehold.observe.span_export import SpanExport
+
+    region, account = config.common.region, config.common.account
+    endpoint, headers = config.otlp_endpoint, config.otlp_headers
+    return (
+        SpanExport(endpoint, headers=headers, region=region, account=account),
+        MetricExport(endpoint, headers=headers, region=region, account=account, started_ns=time.time_ns()),
+    )
+
+
+def _loopback(port: int) -> socket.socket:
+    try:
+        return socket.create_server(("127.0.0.1", port), reuse_port=False)
+    except OSError as error:
+        raise CannotServe(
+            f"can't listen on 127.0.0.1 port {port} for metrics: {error.strerror or error}; observability.metrics_port "
+            "names another"
+        ) from error
 
 
 async def run_gateway(config: GatewayConfig, life: Life) -> None:
     """Serve the public socket until stopped."""
-    from freehold.gateway.worker import Worker
+    from freehold.gateway.worker import Watch, Worker
+    from freehold.observe.access_log import AccessLog
 
+    access_log = AccessLog(process=f"gateway-{config.worker}", json_lines=config.common.log_json)
+    _reload_into(life, GatewayConfig)
     layout = Layout(Path(config.common.data_dir))
     worker = Worker(
         _listener(config.listener_fd),
@@ -318,8 +400,22 @@ async def run_gateway(config: GatewayConfig, life: Life) -> None:
         control_path=str(layout.control_socket),
         region=config.common.region,
         worker=config.worker,
+        watch=Watch(access_log if config.access_log else None, config.trace_sample_ratio),
     )
     await worker.run(life.stop, life.ready)
+
+
+def _reload_into(life: Life, kind: type[C], apply: Callable[[C], None] | None = None) -> None:
+    """Let a new configuration of this process take effect, as far as RELOADABLE goes."""
+    from freehold.observe import logs
+
+    def reload(data: bytes) -> None:
+        config = msgspec.json.decode(data, type=kind)
+        logs.set_level(config.common.log_level)
+        if apply is not None:
+            apply(config)
+
+    life.on_reload(reload)
 
 
 def _listener(fd: int) -> socket.socket:
@@ -379,7 +475,7 @@ def connection(data_dir: Path) -> Connection:
     from freehold.store.vault import open_vault
 
     layout = Layout(data_dir)
-    if not _is_locked(layout.lock):
+    if not custody.is_locked(data_dir):
         raise NoServer(
             f"no server runs with the data directory {data_dir}: start one with freehold up --data-dir {data_dir}"
         )
@@ -396,17 +492,6 @@ def connection(data_dir: Path) -> Connection:
     finally:
         store.close()
     return Connection(server.url, server.region, key.access_key_id, key.secret)
-
-
-def _is_locked(path: Path) -> bool:
-    try:
-        with path.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False
 
 
 if __name__ == "__main__":

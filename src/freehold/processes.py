@@ -8,7 +8,6 @@ lock that the kernel drops when the last of its processes has gone.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import select
 import signal
@@ -23,9 +22,11 @@ from pathlib import Path
 import msgspec
 import structlog
 
-from freehold import child, compose, ipc
+from freehold import child, compose, ipc, reload
+from freehold.datadir import custody
+from freehold.notify import Notifier
 from freehold.observe import logs
-from freehold.settings import Settings
+from freehold.settings import Settings, SettingsError
 
 log = structlog.get_logger(__name__)
 
@@ -36,18 +37,32 @@ RESTART_PAUSES_S = (0.0, 0.1, 0.5, 1.0, 2.0, 5.0)
 STEADY_S = 10.0
 
 
+RELOAD_TIMEOUT_S = 5.0
+"""For every process to say that it has taken over new settings."""
+
+
 class CannotStart(Exception):
     """The server can't start. The message says why and what to do."""
 
 
-@dataclass
+class _Signalled(Exception):
+    """The server is to stop."""
+
+
+@dataclass(eq=False)
 class _Running:
     name: str
     process: subprocess.Popen[bytes]
     ready: int
     """Read end of the pipe on which the process says that it is ready, or why it can't be."""
+    reload: socket.socket
+    """New configurations go out here, and what became of them comes back (`child.Life.on_reload`)."""
     started_at: float
     restarts: int = 0
+
+    def close(self) -> None:
+        os.close(self.ready)
+        self.reload.close()
 
 
 @dataclass
@@ -55,7 +70,7 @@ class _Plan:
     """How to start one process: its role's configuration and the descriptors it inherits."""
 
     name: str
-    config: compose.Config
+    config: Callable[[compose.Plan], compose.Config]
     inherited: tuple[int, ...]
 
 
@@ -64,73 +79,96 @@ class Server:
     """A server being run by this process. `url` is known once it listens."""
 
     settings: Settings
+    load: Callable[[], Settings] | None = None
+    """Reads the settings again, for SIGHUP. Raises SettingsError."""
     url: str = ""
     _running: dict[str, _Running] = field(default_factory=dict[str, _Running])
     _plans: dict[str, _Plan] = field(default_factory=dict[str, _Plan])
-    _stopping: bool = False
+    _data_dir: Path = Path()
+    _reload_wanted: bool = False
+    _had_terminal: bool = False
+    _notifier: Notifier = field(default_factory=lambda: Notifier(None))
 
     def run(self, on_ready: Callable[[Server], None]) -> None:
-        """Serve until SIGINT or SIGTERM. Raises CannotStart."""
+        """Serve until SIGINT or SIGTERM. Raises CannotStart, DataDirRefused."""
         logs.configure(process="parent", level=self.settings.log.level, json_lines=self.settings.log.format == "json")
+        self._notifier = Notifier.from_environment()
+        self._had_terminal = _has_terminal()
         with contextlib.ExitStack() as stack:
             wake = stack.enter_context(_signals())
-            data_dir = _prepare_data_dir(self.settings.data_dir)
-            lock = stack.enter_context(_lock(data_dir))
-            self._plan(stack, data_dir, lock)
+            self._data_dir = custody.prepare(self.settings.data_dir)
+            lock = stack.enter_context(custody.lock(self._data_dir))
+            self._plan(stack, lock)
             try:
-                if self._start_all(wake):
-                    on_ready(self)
-                    self._keep_running(wake)
+                self._start_all(wake)
+                on_ready(self)
+                self._notifier.ready(f"Serving at {self.url}")
+                self._keep_running(wake)
+            except _Signalled:
+                pass
             finally:
+                self._notifier.stopping()
                 self._stop_all()
-                compose.remove_run_files(data_dir)
+                compose.remove_run_files(self._data_dir)
 
     # -- starting --------------------------------------------------------------------------------------------
 
-    def _plan(self, stack: contextlib.ExitStack, data_dir: Path, lock: int) -> None:
-        run_dir = data_dir / "run"
+    def _plan(self, stack: contextlib.ExitStack, lock: int) -> None:
+        run_dir = self._data_dir / "run"
         public = stack.enter_context(_listen(self.settings.server.host, self.settings.server.port))
         warden = stack.enter_context(ipc.listen(run_dir / "warden.sock"))
         feed = stack.enter_context(ipc.listen(run_dir / "feed.sock"))
         http = stack.enter_context(ipc.bind_unix(run_dir / "control.sock", socket.SOCK_STREAM))
         host, port = public.getsockname()[:2]
         self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-        configs = compose.plan(self.settings, data_dir=data_dir, url=self.settings.server.public_url or self.url)
-        self._plans["warden"] = _Plan("warden", configs.warden(warden.fileno()), (warden.fileno(), lock))
+        self._plans["warden"] = _Plan("warden", lambda plan: plan.warden(warden.fileno()), (warden.fileno(), lock))
         self._plans["control"] = _Plan(
-            "control", configs.control(feed.fileno(), http.fileno()), (feed.fileno(), http.fileno(), lock)
+            "control",
+            lambda plan: plan.control(feed.fileno(), http.fileno()),
+            (feed.fileno(), http.fileno(), lock),
         )
         for number in range(self.settings.server.workers):
             name = f"gateway-{number}"
-            self._plans[name] = _Plan(name, configs.gateway(number, public.fileno()), (public.fileno(),))
+            self._plans[name] = _Plan(
+                name, lambda plan, number=number: plan.gateway(number, public.fileno()), (public.fileno(),)
+            )
 
-    def _start_all(self, wake: int) -> bool:
-        """Start every process and wait until each is ready; False when a signal came first."""
+    def _config(self, plan: _Plan) -> bytes:
+        """A process's configuration as the settings are now."""
+        url = self.settings.server.public_url or self.url
+        return msgspec.json.encode(plan.config(compose.plan(self.settings, data_dir=self._data_dir, url=url)))
+
+    def _spawn(self, plan: _Plan) -> _Running:
+        return _spawn(plan, self._config(plan))
+
+    def _start_all(self, wake: int) -> None:
+        """Start every process and wait until each is ready. Raises _Signalled."""
         for plan in self._plans.values():
-            self._running[plan.name] = _spawn(plan)
+            self._running[plan.name] = self._spawn(plan)
         deadline = time.monotonic() + START_TIMEOUT_S
         waiting = {running.ready: running for running in self._running.values()}
         while waiting:
             readable, _, _ = select.select([wake, *waiting], [], [], max(0.0, deadline - time.monotonic()))
-            if wake in readable and _stop_requested(wake):
-                return False
+            if wake in readable:
+                self._take_signals(wake)
             if not readable:
                 names = ", ".join(running.name for running in waiting.values())
                 raise CannotStart(f"not ready within {START_TIMEOUT_S:g} s: {names}")
             for fd in readable:
                 if fd in waiting:
                     _await_ready(waiting.pop(fd))
-        return True
 
     # -- running ---------------------------------------------------------------------------------------------
 
     def _keep_running(self, wake: int) -> None:
         due: dict[str, float] = {}
         while True:
-            pause = min(due.values()) - time.monotonic() if due else None
+            pause = 0.0 if self._reload_wanted else min(due.values()) - time.monotonic() if due else None
             select.select([wake], [], [], None if pause is None else max(0.0, pause))
-            if _stop_requested(wake):
-                return
+            self._take_signals(wake)
+            if self._reload_wanted:
+                self._reload_wanted = False
+                self._reload()
             now = time.monotonic()
             for running in list(self._running.values()):
                 if running.name not in due and (code := running.process.poll()) is not None:
@@ -141,8 +179,8 @@ class Server:
             for name in [name for name, instant in due.items() if instant <= now]:
                 del due[name]
                 old = self._running[name]
-                os.close(old.ready)
-                self._running[name] = _spawn(self._plans[name])
+                old.close()
+                self._running[name] = self._spawn(self._plans[name])
                 self._running[name].restarts = old.restarts
 
     def _stop_all(self) -> None:
@@ -160,28 +198,94 @@ class Server:
                     log.error("process.killed", name=running.name, reason=f"did not stop within {STOP_TIMEOUT_S:g} s")
                     running.process.kill()
                     running.process.wait()
-                os.close(running.ready)
+                running.close()
         self._running.clear()
 
+    # -- signals ---------------------------------------------------------------------------------------------
 
-def _spawn(plan: _Plan) -> _Running:
+    def _take_signals(self, wake: int) -> None:
+        """Note what came. Raises _Signalled for a stop."""
+        try:
+            seen = os.read(wake, 4096)
+        except BlockingIOError:
+            return
+        if signal.SIGINT in seen or signal.SIGTERM in seen:
+            raise _Signalled
+        if signal.SIGHUP in seen:
+            if self._had_terminal and not _has_terminal():
+                raise _Signalled
+            self._reload_wanted = True
+
+    def _reload(self) -> None:
+        """Read the settings again and take over what can be; what is wrong with them changes nothing."""
+        self._notifier.reloading()
+        try:
+            if self.load is None:
+                raise SettingsError("this server was not started from settings that can be read again")
+            reloaded = reload.reload(self.settings, self.load(), compose.RELOADABLE)
+        except SettingsError as error:
+            log.error("settings.reload_refused", reason=str(error))
+        else:
+            self._take_over(reloaded)
+        self._notifier.ready(f"Serving at {self.url}")
+
+    def _take_over(self, reloaded: reload.Reloaded) -> None:
+        self.settings = reloaded.settings
+        if reloaded.need_restart:
+            log.warning("settings.restart_needed", settings=list(reloaded.need_restart))
+        if reloaded.taken_over:
+            logs.set_level(self.settings.log.level)
+            _tell({running: self._config(self._plans[name]) for name, running in self._running.items()})
+        log.info("settings.reloaded", settings=list(reloaded.taken_over))
+
+
+def _spawn(plan: _Plan, config: bytes) -> _Running:
     """Start one process. Its configuration goes through a pipe, so that nothing of it shows in a process list."""
-    config = msgspec.json.encode(plan.config)
     config_read, config_write = os.pipe()
     ready_read, ready_write = os.pipe()
-    arguments = child.Arguments(plan.name, config_read, ready_write, os.getpid())
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    arguments = child.Arguments(plan.name, config_read, ready_write, theirs.fileno(), os.getpid())
     try:
         process = subprocess.Popen(
             [sys.executable, "-m", "freehold.compose", *arguments.words()],
-            pass_fds=(config_read, ready_write, *plan.inherited),
+            pass_fds=(config_read, ready_write, theirs.fileno(), *plan.inherited),
             stdin=subprocess.DEVNULL,
         )
     finally:
         os.close(config_read)
         os.close(ready_write)
+        theirs.close()
     with os.fdopen(config_write, "wb") as pipe, contextlib.suppress(BrokenPipeError):
         pipe.write(config)
-    return _Running(plan.name, process, ready_read, time.monotonic())
+    return _Running(plan.name, process, ready_read, ours, time.monotonic())
+
+
+def _tell(configs: dict[_Running, bytes]) -> None:
+    """Hand out new configurations, and wait a bounded while until they have taken effect."""
+    waiting: dict[socket.socket, _Running] = {}
+    for running, config in configs.items():
+        running.reload.setblocking(False)
+        try:
+            running.reload.send(config)
+            waiting[running.reload] = running
+        except OSError as error:
+            # It has ended, and the next one starts with the new settings.
+            log.info("settings.not_told", name=running.name, error=error.strerror)
+    deadline = time.monotonic() + RELOAD_TIMEOUT_S
+    while waiting:
+        readable, _, _ = select.select([*waiting], [], [], max(0.0, deadline - time.monotonic()))
+        if not readable:
+            names = [running.name for running in waiting.values()]
+            log.error("settings.not_taken_over", names=names, reason=f"no answer within {RELOAD_TIMEOUT_S:g} s")
+            return
+        for channel in readable:
+            name = waiting.pop(channel).name
+            try:
+                told = channel.recv(child.MAX_REPORT_BYTES)
+            except ConnectionError:
+                told = b""
+            if told and told != child.RELOADED:
+                log.error("settings.not_taken_over", names=[name], reason=told.decode(errors="replace"))
 
 
 def _await_ready(running: _Running) -> None:
@@ -194,35 +298,6 @@ def _await_ready(running: _Running) -> None:
 
 
 # -- parts of the host ---------------------------------------------------------------------------------------------
-
-
-def _prepare_data_dir(data_dir: Path) -> Path:
-    try:
-        for directory in (data_dir, data_dir / "run"):
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            directory.chmod(0o700)
-    except OSError as error:
-        raise CannotStart(f"the data directory {data_dir} can't be used: {error.strerror}") from error
-    return data_dir.resolve()
-
-
-@contextlib.contextmanager
-def _lock(data_dir: Path) -> Generator[int]:
-    fd = os.open(data_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        # A killed server's processes need a moment to go; they hold the lock until they have gone.
-        deadline = time.monotonic() + 3.0
-        while True:
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() >= deadline:
-                    raise CannotStart(f"another Freehold server uses the data directory {data_dir}") from None
-                time.sleep(0.05)
-        yield fd
-    finally:
-        os.close(fd)
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -242,11 +317,14 @@ def _listen(host: str, port: int) -> socket.socket:
 
 @contextlib.contextmanager
 def _signals() -> Generator[int]:
-    """A descriptor that becomes readable when a signal came: SIGINT, SIGTERM to stop, SIGCHLD when a child ended."""
+    """A descriptor that becomes readable when a signal came.
+
+    SIGINT and SIGTERM stop the server, SIGHUP has it read its settings again, SIGCHLD says that a child ended.
+    """
     read, write = os.pipe()
     os.set_blocking(read, False)
     os.set_blocking(write, False)
-    wanted = (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)
+    wanted = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD)
     before = {number: signal.signal(number, lambda _number, _frame: None) for number in wanted}
     old_wakeup = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
     try:
@@ -259,9 +337,10 @@ def _signals() -> Generator[int]:
         os.close(write)
 
 
-def _stop_requested(wake: int) -> bool:
+def _has_terminal() -> bool:
+    """Whether this process has a controlling terminal, and that is still there."""
     try:
-        seen = os.read(wake, 4096)
-    except BlockingIOError:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC))
+    except OSError:
         return False
-    return signal.SIGINT in seen or signal.SIGTERM in seen
+    return True

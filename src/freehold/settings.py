@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 import tomllib
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from freehold.artifacts.interpreters import RUNTIMES
 
 ENVIRONMENT_PREFIX = "FREEHOLD_"
 
@@ -74,11 +77,107 @@ class SessionSettings(_Section):
     start_timeout_s: float = Field(120.0, gt=0, le=3600, description="Until /ping must be healthy. AWS: 120 s.")
 
 
+class ArtifactSettings(_Section):
+    s3_buckets: tuple[str, ...] = Field(
+        (),
+        description="Buckets in S3 that agents' code may be read from, with the server's own AWS identity: names, or "
+        "patterns with `*` and `?`. In the environment: separated by commas. A local bucket of the same name comes "
+        "first.",
+    )
+    local_versions: int = Field(
+        5, ge=1, le=1000, description="Uploads of one object of a local bucket that are kept as its versions."
+    )
+    max_cache_mib: int = Field(
+        10_240,
+        ge=1,
+        description="Disk space for unpacked code. Beyond it what nothing uses is removed, then new versions fail.",
+    )
+    interpreters: dict[str, str] = Field(
+        default_factory=dict[str, str],
+        description='The executable for a managed runtime, such as `PYTHON_3_12 = "/opt/python3.12/bin/python3"`, '
+        "instead of the one that is found. In the environment: `FREEHOLD_ARTIFACTS__INTERPRETERS__PYTHON_3_12`.",
+    )
+
+    @field_validator("s3_buckets", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return tuple(name.strip() for name in value.split(",") if name.strip()) if isinstance(value, str) else value
+
+    @field_validator("s3_buckets")
+    @classmethod
+    def _bucket_patterns(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for pattern in value:
+            if not re.fullmatch(r"[A-Za-z0-9._*?-]{1,255}", pattern):
+                raise ValueError(f"{pattern!r} is no bucket's name or pattern")
+        return value
+
+    @field_validator("interpreters")
+    @classmethod
+    def _executables(cls, value: dict[str, str]) -> dict[str, str]:
+        # Environment variables have lost their case by now.
+        named = {name.upper(): executable for name, executable in value.items()}
+        for name, executable in named.items():
+            if name not in RUNTIMES:
+                raise ValueError(f"{name} is not a managed runtime; those are {', '.join(RUNTIMES)}")
+            if not executable.startswith("/"):
+                raise ValueError(f"{name}: {executable!r} is not an absolute path")
+        return named
+
+
 class LogSettings(_Section):
     level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least severe level that is logged."
     )
     format: Literal["text", "json"] = Field("text", description="Form of the server's log on stderr.")
+    access: bool = Field(
+        True,
+        description="One line for each request, at level info: who asked for what, how it ended, in what time.",
+    )
+
+
+class AgentLogSettings(_Section):
+    max_session_mib: int = Field(
+        64, ge=1, le=1_048_576, description="Disk space for what one session prints; beyond it its oldest lines go."
+    )
+    max_total_mib: int = Field(
+        2048, ge=8, le=67_108_864, description="Disk space for what all sessions print; beyond it the oldest lines go."
+    )
+    retention_days: float = Field(7.0, ge=0, le=3650, description="How long a session's log is kept after its end.")
+
+
+class ObservabilitySettings(_Section):
+    otlp_endpoint: str | None = Field(
+        None,
+        pattern=r"^https?://[^/?#@\s]+(/[^?#\s]*[^/?#\s])?$",
+        description="Base URL of an OTLP/HTTP receiver, such as `http://127.0.0.1:4318`: the server's spans and "
+        "metrics go there, and what agents export. Without it nothing is exported.",
+    )
+    otlp_headers: dict[str, str] = Field(
+        default_factory=dict[str, str],
+        repr=False,
+        description="Headers for the receiver, such as an API key. No agent sees them.",
+    )
+    trace_sample_ratio: float = Field(
+        1.0, ge=0, le=1, description="Share of traces that begin here which are sampled; callers decide for theirs."
+    )
+    metrics_interval_s: float = Field(
+        60.0, ge=1, le=3600, description="How often the server's metrics are sent to `otlp_endpoint`."
+    )
+    metrics_port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="A port on 127.0.0.1 on which `GET /metrics` answers without a signature, for Prometheus: to "
+        "everybody on this host. `GET /_freehold/metrics` needs none of this, but a signature.",
+    )
+
+    @field_validator("otlp_headers")
+    @classmethod
+    def _headers(cls, value: dict[str, str]) -> dict[str, str]:
+        for name, told in value.items():
+            if not re.fullmatch(r"[A-Za-z0-9-]{1,128}", name) or not re.fullmatch(r"[\x20-\x7e]{1,4096}", told):
+                raise ValueError(f"{name!r} is no header's name, or its value can't be sent")
+        return value
 
 
 class Settings(_Section):
@@ -92,7 +191,10 @@ class Settings(_Section):
     aws: AwsSettings = AwsSettings()  # pyright: ignore[reportCallIssue]
     sandbox: SandboxSettings = SandboxSettings()  # pyright: ignore[reportCallIssue]
     sessions: SessionSettings = SessionSettings()  # pyright: ignore[reportCallIssue]
+    artifacts: ArtifactSettings = ArtifactSettings()  # pyright: ignore[reportCallIssue]
     log: LogSettings = LogSettings()  # pyright: ignore[reportCallIssue]
+    logs: AgentLogSettings = AgentLogSettings()  # pyright: ignore[reportCallIssue]
+    observability: ObservabilitySettings = ObservabilitySettings()  # pyright: ignore[reportCallIssue]
 
     @model_validator(mode="after")
     def _exposure(self) -> Self:

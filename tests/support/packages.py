@@ -17,9 +17,12 @@ def bundle_of(*names: str) -> dict[str, bytes]:
     files: dict[str, bytes] = {}
     for distribution in _closure(names):
         for path in distribution.files or []:
-            if ".." in path.parts or path.suffix == ".pyc":
+            if path.suffix == ".pyc":
                 continue
-            files[path.as_posix()] = path.read_binary()
+            if ".." not in path.parts:
+                files[path.as_posix()] = path.read_binary()
+            elif path.parts[-2] == "bin":
+                files[f"bin/{path.name}"] = path.read_binary()
     return files
 
 

@@ -63,6 +63,8 @@ class RunningServer:
         if uid is not None:
             os.chown(self._home, uid, uid)
         self.environment = environment
+        self.config: Path | None = None
+        """A settings file."""
         self.url = ""
         self.announced = ""
         self.process: subprocess.Popen[bytes] | None = None
@@ -91,9 +93,13 @@ class RunningServer:
 
     def start(self) -> None:
         command = [FREEHOLD, "up", "--port", "0", "--data-dir", self.data_dir, "--workers", str(self.workers)]
+        if self.config is not None:
+            command += ["--config", self.config]
         if self.uid is not None:
             command = [sys.executable, AS_USER, str(self.uid), self._home, *command]
-        environment = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), **self.environment}
+        # Little of a test run's environment, but what says where interpreters are.
+        kept = {name: os.environ[name] for name in ("PATH", "HOME", "PYENV_ROOT", "NVM_DIR") if name in os.environ}
+        environment = {"HOME": "/", **kept, **self.environment}
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, env=environment)
         assert self.process.stdout is not None

@@ -42,7 +42,7 @@ import json, os, site, sys, sysconfig
 paths = sysconfig.get_paths()
 print(json.dumps({
     "language": sys.implementation.name + ("t" if sysconfig.get_config_var("Py_GIL_DISABLED") else ""),
-    "version": list(sys.version_info[:2]),
+    "version": list(sys.version_info[:3]),
     "executable": os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable),
     "prefixes": [sys.base_prefix, sys.base_exec_prefix],
     "sites": [*site.getsitepackages(), paths["purelib"], paths["platlib"]],
@@ -54,7 +54,7 @@ const path = require("path"), fs = require("fs");
 const executable = fs.realpathSync(process.execPath), prefix = path.dirname(path.dirname(executable));
 console.log(JSON.stringify({
   language: "node",
-  version: process.versions.node.split(".").map(Number).slice(0, 1),
+  version: process.versions.node.split(".").map(Number),
   executable, prefixes: [prefix],
   sites: [path.join(prefix, "lib", "node_modules"), path.join(prefix, "lib", "node")],
   is_base: true,
@@ -120,6 +120,7 @@ class Interpreters:
         self._search_path = os.environ.get("PATH", os.defpath) if search_path is None else search_path
         self._home = Path.home() if home is None else home
         self._found: dict[str, Interpreter] = {}
+        self._releases: dict[str, str] = {}
         self._lock = threading.Lock()
 
     def find(self, runtime: str) -> Interpreter:
@@ -135,6 +136,10 @@ class Interpreters:
                 )
             available = [name for name in RUNTIMES if self._look_up(name, wanted(name)) is not None]
         raise ArtifactRejected(_not_here(runtime, asked, available))
+
+    def release(self, interpreter: Interpreter) -> str:
+        """The exact version of an interpreter that was found, such as 22.20.0."""
+        return self._releases[interpreter.executable]
 
     def available(self) -> list[str]:
         """The managed runtimes that this host can run."""
@@ -189,13 +194,15 @@ class Interpreters:
                 yield Path(directory, name)
 
     def _managed_pythons(self, asked: Wanted) -> Iterator[Path]:
-        yield from _newest(self._home / ".pyenv" / "versions", f"{asked.dotted}.*")
+        pyenv = Path(os.environ.get("PYENV_ROOT") or self._home / ".pyenv")
+        yield from _newest(pyenv / "versions", f"{asked.dotted}.*")
         data = Path(os.environ.get("XDG_DATA_HOME") or self._home / ".local" / "share")
         uv = Path(os.environ.get("UV_PYTHON_INSTALL_DIR") or data / "uv" / "python")
         yield from _newest(uv, f"cpython-{asked.dotted}.*-linux-*")
 
     def _managed_nodes(self, asked: Wanted) -> Iterator[Path]:
-        yield from _newest(self._home / ".nvm" / "versions" / "node", f"v{asked.dotted}.*")
+        nvm = Path(os.environ.get("NVM_DIR") or self._home / ".nvm")
+        yield from _newest(nvm / "versions" / "node", f"v{asked.dotted}.*")
 
     # -- asking ----------------------------------------------------------------------------------------------------
 
@@ -209,6 +216,7 @@ class Interpreters:
             if not probed.is_base or not _matches(probed, asked):
                 raise Unsuitable("it belongs to a virtual environment whose own interpreter can't be found")
         prefixes = self._prefixes(probed)
+        self._releases[probed.executable] = ".".join(map(str, probed.version))
         return Interpreter(probed.executable, prefixes=prefixes, site_dirs=_site_dirs(probed, prefixes))
 
     def _probe(self, candidate: Path, language: Language) -> _Probed:
@@ -288,4 +296,7 @@ def _not_here(runtime: str, asked: Wanted, available: list[str]) -> str:
         how = f"Install it on the server, for example with `uv python install {asked.dotted}`"
     else:
         how = f"Install Node.js {asked.dotted} on the server, so that its `node` is on the server's PATH"
-    return f"The runtime {runtime} is not installed on this server; {has}. {how}, or choose another runtime."
+    return (
+        f"The runtime {runtime} is not installed on this server; {has}. {how}, name its executable in the setting "
+        f"artifacts.interpreters.{runtime}, or choose another runtime."
+    )

@@ -1,29 +1,28 @@
-"""Reads objects of local buckets: files `<root>/<bucket>/<key>` that `control.buckets` has put there.
+"""Reads objects of local buckets, as `artifacts.bucket_layout` lays them out.
 
-Not for writing them, and not an S3. Invariant: what is opened is a regular file below the bucket's own directory,
-whatever the key says and whatever links lie there.
+Not for writing them (`control.buckets`), and not an S3. Invariant: what is opened is a regular file below the bucket's
+own directories, whatever the key and the version say and whatever links lie there.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-import re
 import stat
+import threading
 from pathlib import Path
 from typing import BinaryIO, Final
 
+from freehold.artifacts import bucket_layout
 from freehold.artifacts.base import ArtifactRejected, S3Object
-from freehold.artifacts.source import uri
+from freehold.artifacts.source import Stopped, printable, too_large, uri
+from freehold.domain import limits
 
-MAX_KEY_BYTES: Final = 1024
-MAX_PART_BYTES: Final = 255
-_BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 """O_NONBLOCK: opening a named pipe must not wait for somebody to write to it."""
 _NOT_THERE: Final = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EMLINK, errno.ENAMETOOLONG, errno.ENXIO)
+_CHUNK: Final = 1024 * 1024
 
 
 class LocalBuckets:
@@ -32,18 +31,40 @@ class LocalBuckets:
     def __init__(self, root: Path) -> None:
         self._root = root
 
-    def open(self, source: S3Object) -> BinaryIO:
-        """The object, opened for reading.
+    def has(self, bucket: str) -> bool:
+        """Whether there is a bucket of this name."""
+        try:
+            name, _ = bucket_layout.object_parts(bucket, "any")
+            return stat.S_ISDIR(os.lstat(self._root / name).st_mode)
+        except (bucket_layout.BadName, FileNotFoundError):
+            return False
 
-        Raises ArtifactRejected when it doesn't exist, can't be read, or a version of it is asked for.
-        """
-        if source.version_id is not None:
-            raise ArtifactRejected(
-                f"{uri(source)} is in a local bucket, and local buckets keep no versions: leave out versionId."
-            )
-        parts = _parts(source.bucket, source.key)
-        if parts is None:
-            raise _missing(source)
+    def check(self, source: S3Object) -> None:
+        """Raise ArtifactRejected unless the object is there, can be read and is small enough."""
+        with self.open(source) as file:
+            size = os.fstat(file.fileno()).st_size
+        if size > limits.MAX_ZIP_BYTES:
+            raise too_large(source, size)
+
+    def fetch(self, source: S3Object, copy: Path, stop: threading.Event) -> None:
+        """Copy the object, whose file may grow and change while it is read. Raises ArtifactRejected, Stopped."""
+        copied = 0
+        with self.open(source) as file, copy.open("xb") as out:
+            os.fchmod(out.fileno(), 0o600)
+            while data := file.read(_CHUNK):
+                if stop.is_set():
+                    raise Stopped
+                copied += len(data)
+                if copied > limits.MAX_ZIP_BYTES:
+                    raise too_large(source, max(copied, os.fstat(file.fileno()).st_size))
+                out.write(data)
+
+    def open(self, source: S3Object) -> BinaryIO:
+        """The object, opened for reading. Raises ArtifactRejected when it doesn't exist or can't be read."""
+        try:
+            parts = _parts(source)
+        except bucket_layout.BadName as error:
+            raise _missing(source) from error
         try:
             fd = _open_below(self._root, parts)
         except OSError as error:
@@ -58,18 +79,14 @@ class LocalBuckets:
         return os.fdopen(fd, "rb")
 
 
-def _parts(bucket: str, key: str) -> list[str] | None:
-    """Bucket and key as the names of directories and a file; None for names that no object can have."""
-    if not _BUCKET.fullmatch(bucket) or not key or _CONTROL.search(key):
-        return None
-    try:
-        raw = key.encode()
-    except UnicodeEncodeError:
-        return None
-    parts = raw.split(b"/")
-    if len(raw) > MAX_KEY_BYTES or any(part in (b"", b".", b"..") or len(part) > MAX_PART_BYTES for part in parts):
-        return None
-    return [bucket, *key.split("/")]
+def _parts(source: S3Object) -> list[str]:
+    """Where the object, or the version asked for, lies below the root. Raises ArtifactRejected, BadName."""
+    if source.version_id is None or source.version_id == bucket_layout.NO_VERSION:
+        return bucket_layout.object_parts(source.bucket, source.key)
+    above = bucket_layout.versions_parts(source.bucket, source.key)
+    if not bucket_layout.is_version_id(source.version_id):
+        raise _missing(source)
+    return [*above, source.version_id]
 
 
 def _open_below(root: Path, parts: list[str]) -> int:
@@ -86,4 +103,9 @@ def _open_below(root: Path, parts: list[str]) -> int:
 
 
 def _missing(source: S3Object) -> ArtifactRejected:
-    return ArtifactRejected(f"{uri(source)} does not exist in this server's buckets.")
+    if source.version_id is None or source.version_id == bucket_layout.NO_VERSION:
+        return ArtifactRejected(f"{uri(source)} does not exist in this server's buckets.")
+    return ArtifactRejected(
+        f"{uri(source)} has no version {printable(source.version_id)} in this server's buckets. Only uploads are given "
+        "versions, and only the last few are kept (artifacts.local_versions)."
+    )

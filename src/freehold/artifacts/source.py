@@ -1,22 +1,42 @@
 """The seam to where code zips lie, so that preparing one knows neither local buckets nor S3.
 
-Not for writing objects (`control.buckets`). Invariant: a source raises ArtifactRejected when the object is at fault,
-and whatever it likes when the server is.
+Not for writing objects (`control.buckets`). Invariant: a source raises ArtifactRejected when the object is at fault or
+may not be read, an error of `domain.errors` when the server or what it depends on is, and no copy is ever larger than
+`limits.MAX_ZIP_BYTES`.
 """
 
 from __future__ import annotations
 
-from typing import BinaryIO, Protocol
+import threading
+from pathlib import Path
+from typing import Protocol
 
-from freehold.artifacts.base import S3Object
+from freehold.artifacts.base import ArtifactRejected, S3Object
+from freehold.domain import limits
 
 
 class Source(Protocol):
     """A place that objects are read from. Blocking: for worker threads."""
 
-    def open(self, source: S3Object) -> BinaryIO:
-        """The object's bytes from its beginning. Raises ArtifactRejected when it isn't there or can't be read."""
+    def check(self, source: S3Object) -> None:
+        """Raise ArtifactRejected unless the object is there, can be read and is small enough."""
         ...
+
+    def fetch(self, source: S3Object, copy: Path, stop: threading.Event) -> None:
+        """Write the object's bytes to `copy`, which must not exist and becomes private.
+
+        Raises ArtifactRejected, or Stopped soon after `stop` is set; then a part may lie in `copy`.
+        """
+        ...
+
+
+class Stopped(Exception):
+    """Whoever wanted this work done has gone."""
+
+
+def too_large(source: S3Object, size: int) -> ArtifactRejected:
+    """The refusal of an object of `size` bytes."""
+    return ArtifactRejected(f"{uri(source)} has {size} bytes; the maximum is {limits.MAX_ZIP_BYTES}.")
 
 
 def printable(text: str, longest: int = 200) -> str:

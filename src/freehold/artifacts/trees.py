@@ -1,4 +1,4 @@
-"""Directory trees that hold a customer's files: sealing and removing them.
+"""Directory trees that hold a customer's files: sealed, measured, made durable, removed.
 
 Not for what is in them. Invariant: no link is followed, whatever the tree holds.
 """
@@ -6,6 +6,7 @@ Not for what is in them. Invariant: no link is followed, whatever the tree holds
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import shutil
 from pathlib import Path
@@ -14,6 +15,8 @@ from typing import Final
 SEALED_DIRECTORY: Final = 0o555
 SEALED_FILE: Final = 0o444
 SEALED_EXECUTABLE: Final = 0o555
+_BLOCK_BYTES: Final = 512
+"""The unit of st_blocks, whatever the file system's own is: inode(7)."""
 
 
 def seal(root: Path) -> None:
@@ -41,3 +44,31 @@ def remove(path: Path) -> None:
                 below.chmod(0o700)
     with contextlib.suppress(FileNotFoundError):
         shutil.rmtree(path)
+
+
+def disk_bytes(root: Path) -> int:
+    """What a tree takes on its disk. Nothing of it may go meanwhile."""
+    total = os.lstat(root).st_blocks
+    for directory, subdirectories, files in os.walk(root):
+        total += sum(os.lstat(f"{directory}/{name}").st_blocks for name in (*subdirectories, *files))
+    return total * _BLOCK_BYTES
+
+
+def sync_file_system(path: Path) -> None:
+    """Make everything on the file system of `path` durable: one call for a tree of many files."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if ctypes.CDLL(None, use_errno=True).syncfs(fd) != 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number), str(path))
+    finally:
+        os.close(fd)
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in a directory durable."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -16,7 +16,7 @@ from typing import BinaryIO, Final
 
 from freehold.artifacts import trees, zip_directory
 from freehold.artifacts.base import ArtifactRejected
-from freehold.artifacts.source import printable
+from freehold.artifacts.source import Stopped, printable
 from freehold.artifacts.zip_directory import Entry, Kind
 from freehold.domain import limits
 
@@ -25,10 +25,6 @@ MAX_LINK_STEPS: Final = 40
 """Links followed for one name; the kernel gives up at the same number."""
 _CHUNK: Final = 256 * 1024
 _OUT_CHUNK: Final = 1024 * 1024
-
-
-class Stopped(Exception):
-    """Whoever wanted this work done has gone."""
 
 
 @dataclass(slots=True)

@@ -9,6 +9,7 @@ Source: AWS General Reference, "Create a signed AWS API request"; `botocore.auth
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import hmac
 import re
@@ -20,6 +21,7 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes
 ALGORITHM: Final = "AWS4-HMAC-SHA256"
 TERMINATOR: Final = "aws4_request"
 _ECHO: Final = 64
+_MAX_KNOWN_PATH_BYTES: Final = 1024
 _UNSAFE: Final = re.compile(rb"[^A-Za-z0-9_.~/-]")
 _QUERY_SAFE: Final = "~"
 
@@ -118,6 +120,11 @@ def signature_matches(
 
 def canonical_path(raw_path: bytes) -> bytes:
     """The canonical URI of every service but S3: dot segments and empty segments removed, then encoded once more."""
+    # Callers ask for the same few paths again and again; long ones are not worth the memory.
+    return _known_canonical_path(raw_path) if len(raw_path) <= _MAX_KNOWN_PATH_BYTES else _canonical_path(raw_path)
+
+
+def _canonical_path(raw_path: bytes) -> bytes:
     if not raw_path:
         return b"/"
     kept: list[bytes] = []
@@ -131,6 +138,9 @@ def canonical_path(raw_path: bytes) -> bytes:
     if kept and raw_path[-1:] == b"/":
         path += b"/"
     return _UNSAFE.sub(_escaped, path)
+
+
+_known_canonical_path = functools.lru_cache(maxsize=1024)(_canonical_path)
 
 
 def _escaped(found: re.Match[bytes]) -> bytes:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from freehold.domain.launch import LaunchSpec
+from freehold.domain.usage import Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +73,14 @@ class SessionBackend(Protocol):
 
     def output_tail(self, ref: SessionRef) -> str:
         """The last lines the agent wrote on stdout and stderr (bounded)."""
+        ...
+
+    async def usage(self, refs: Collection[SessionRef]) -> dict[int, Usage]:
+        """What running sessions have used until now, by generation; those that do not run are left out."""
+        ...
+
+    async def listening(self, ref: SessionRef) -> frozenset[int]:
+        """The TCP ports on which the session's processes listen, as far as the host tells."""
         ...
 
     async def stop(self, ref: SessionRef) -> None:

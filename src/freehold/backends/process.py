@@ -18,10 +18,12 @@ import structlog
 
 from freehold.backends import process_supervisor
 from freehold.backends.base import Exit, SessionRef, StartSpec
+from freehold.backends.supervision import observing
 from freehold.backends.supervision.output import OnLine
 from freehold.backends.supervision.removal import Remains
 from freehold.backends.supervision.sessions import STOP_GRACE_S, Sessions, raise_descriptor_limit
 from freehold.domain.errors import StartFailed
+from freehold.domain.usage import Usage
 
 SHIMS = Path(__file__).parent / "shims"
 
@@ -111,6 +113,15 @@ class ProcessBackend:
 
     def output_tail(self, ref: SessionRef) -> str:
         return self._sessions.output_tail(ref.generation)
+
+    async def usage(self, refs: Collection[SessionRef]) -> dict[int, Usage]:
+        markers = {self._sessions.marker(ref.generation): ref.generation for ref in refs}
+        found = await self._sessions.processes(markers)
+        return {generation: observing.usage_of(processes) for generation, processes in found.items() if processes}
+
+    async def listening(self, ref: SessionRef) -> frozenset[int]:
+        found = await self._sessions.processes({self._sessions.marker(ref.generation): ref.generation})
+        return await asyncio.to_thread(observing.listening, found.get(ref.generation, []))
 
     async def stop(self, ref: SessionRef) -> None:
         session = self._sessions.find(ref.generation)

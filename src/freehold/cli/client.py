@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, cast
+from urllib.parse import quote, urlencode
 
 import botocore.auth
 import botocore.awsrequest
@@ -13,6 +16,7 @@ import botocore.credentials
 import botocore.exceptions
 import botocore.httpsession
 import botocore.session
+import urllib3.exceptions
 
 from freehold import compose
 
@@ -50,20 +54,58 @@ class Clients:
 
     def upload(self, path: str, data: bytes, digest: str) -> None:
         """PUT `data`, whose SHA-256 is `digest` in hex, through the operator API. Raises ClientError."""
+        headers = {"Content-Type": "application/zip", "X-Amz-Content-SHA256": digest}
+        answer = self._send("PUT", path, data=data, headers=headers)
+        if answer.status_code >= 300:
+            raise ClientError(f"upload refused with status {answer.status_code}: {answer.text}")
+
+    def operator(self, method: str, path: str, **query: str) -> dict[str, Any]:
+        """Call the operator API, without a body. Raises ClientError with what the server said."""
+        answer = self._send(method, _operator_path(path, query))
+        if answer.status_code >= 300:
+            raise ClientError(_explanation(answer.status_code, answer.content))
+        return json.loads(answer.content)
+
+    def operator_lines(self, path: str, **query: str) -> Iterator[str]:
+        """The lines of an answer as they come; empty ones are left out. Raises ClientError."""
+        answer = self._send("GET", _operator_path(path, query), stream=True)
+        if answer.status_code >= 300:
+            raise ClientError(_explanation(answer.status_code, answer.content))
+        rest = b""
+        try:
+            for part in answer.raw.stream():
+                *lines, rest = (rest + part).split(b"\n")
+                yield from (line.decode() for line in lines if line)
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            raise ClientError(f"the answer broke off: {error}") from error
+        finally:
+            answer.raw.close()
+
+    def _send(
+        self, method: str, path: str, *, data: bytes = b"", headers: dict[str, str] | None = None, stream: bool = False
+    ) -> Any:
         request = botocore.awsrequest.AWSRequest(
-            method="PUT",
-            url=self.connection.url + path,
-            data=data,
-            headers={"Content-Type": "application/zip", "X-Amz-Content-SHA256": digest},
+            method=method, url=self.connection.url + path, data=data, headers=headers, stream_output=stream
         )
         credentials = botocore.credentials.Credentials(self.connection.access_key_id, self.connection.secret)
         botocore.auth.SigV4Auth(credentials, "bedrock-agentcore", self.connection.region).add_auth(request)
         try:
-            answer = botocore.httpsession.URLLib3Session(timeout=120).send(request.prepare())
+            return botocore.httpsession.URLLib3Session(timeout=120).send(request.prepare())
         except botocore.exceptions.HTTPClientError as error:
             raise ClientError(f"the server at {self.connection.url} does not answer: {error}") from error
-        if answer.status_code >= 300:
-            raise ClientError(f"upload refused with status {answer.status_code}: {answer.text}")
+
+
+def _operator_path(path: str, query: dict[str, str]) -> str:
+    return f"/_freehold/v1/{quote(path)}" + (f"?{urlencode(query, quote_via=quote)}" if query else "")
+
+
+def _explanation(status: int, body: bytes) -> str:
+    """The server's words, or the status when there are none."""
+    try:
+        told: Any = json.loads(body)
+        return str(told["message"])
+    except (ValueError, KeyError, TypeError):
+        return f"the server answered with status {status}"
 
 
 def connect(connection: compose.Connection) -> Clients:

@@ -1,6 +1,7 @@
 """The `freehold` command: thin, one function a command.
 
-Not for: doing the work. `up` hands over to `processes`; everything else speaks HTTP to a running server as any client.
+Not for: doing the work. `up` hands over to `processes`, `data_directory` has the commands on a data directory; nearly
+everything else speaks HTTP to a running server as any client.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ import typer
 from rich.console import Console
 
 from freehold import compose, processes, settings
-from freehold.cli import client
+from freehold.cli import client, data_directory, doctor, keys, logs, runtimes, sessions
 from freehold.cli import deploy as deploying
 from freehold.cli import invoke as invoking
+from freehold.cli.options import AsJson, DataDir, connect, data_dir_of
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -27,9 +29,12 @@ EXPECTED = (
     deploying.DeployError,
     processes.CannotStart,
     settings.SettingsError,
+    *data_directory.EXPECTED,
 )
 
-DataDir = Annotated[Path | None, typer.Option(help="The server's data directory.", show_default=False)]
+app.add_typer(runtimes.app, name="runtimes")
+app.add_typer(sessions.app, name="sessions")
+app.add_typer(keys.app, name="keys")
 
 
 def main() -> None:
@@ -51,7 +56,11 @@ def up(
 ) -> None:
     """Run a server in the foreground, until Ctrl-C."""
     flags: dict[str, Any] = {"data_dir": data_dir, "server": {"host": host, "port": port, "workers": workers}}
-    processes.Server(settings.load(file=config, flags=flags)).run(_announce)
+
+    def load() -> settings.Settings:
+        return settings.load(file=config, flags=flags)
+
+    processes.Server(load(), load=load).run(_announce)
 
 
 def _announce(server: processes.Server) -> None:
@@ -62,7 +71,7 @@ def _announce(server: processes.Server) -> None:
 @app.command()
 def env(data_dir: DataDir = None) -> None:
     """Print export lines that point AWS SDKs at a server: eval "$(freehold env)"."""
-    connection = compose.connection(_data_dir(data_dir))
+    connection = compose.connection(data_dir_of(data_dir))
     for name, value in {
         "AWS_ACCESS_KEY_ID": connection.access_key_id,
         "AWS_SECRET_ACCESS_KEY": connection.secret,
@@ -94,7 +103,7 @@ def deploy(
         runtime=runtime or deploying.this_runtime(),
         environment=deploying.read_environment(environment or []),
     )
-    deploying.deploy(client.connect(_connection(data_dir)), wanted, Console(stderr=True))
+    deploying.deploy(connect(data_dir), wanted, Console(stderr=True))
 
 
 @app.command()
@@ -106,15 +115,33 @@ def invoke(
 ) -> None:
     """Send one request to an agent and print the answer as it comes."""
     text = sys.stdin.read() if payload == "-" else payload
-    invoking.invoke(client.connect(_connection(data_dir)), name, text, session)
+    invoking.invoke(connect(data_dir), name, text, session)
 
 
-def _data_dir(data_dir: Path | None) -> Path:
-    return settings.load(flags={"data_dir": data_dir}).data_dir
+app.command()(data_directory.migrate)
+app.command()(data_directory.backup)
+app.command()(data_directory.restore)
 
 
-def _connection(data_dir: Path | None) -> compose.Connection:
-    """What the environment says (`freehold env`), unless a data directory is named."""
-    if data_dir is None and (connection := client.from_environment()) is not None:
-        return connection
-    return compose.connection(_data_dir(data_dir))
+@app.command("logs")
+def show_logs(
+    name: Annotated[str, typer.Argument(help="Name or id of the agent runtime.")],
+    session: Annotated[str | None, typer.Option(help="Of this session alone: session id or generation.")] = None,
+    endpoint: Annotated[str | None, typer.Option(help="Of this endpoint alone.")] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what comes, until Ctrl-C.")] = False,
+    tail: Annotated[int | None, typer.Option(help="Begin with the newest lines, this many.", min=0)] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object a line.")] = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Print what an agent's sessions printed."""
+    logs.print_logs(data_dir, name, session=session, endpoint=endpoint, follow=follow, tail=tail, as_json=as_json)
+
+
+@app.command("doctor")
+def examine(
+    config: Annotated[Path | None, typer.Option(help="Settings file.  [default: freehold.toml, if any]")] = None,
+    as_json: AsJson = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Say what protects sessions on this host and what is missing; status 1 when no server could start."""
+    sys.exit(doctor.examine(settings.load(file=config, flags={"data_dir": data_dir}), as_json=as_json))

@@ -8,6 +8,7 @@ that there was one.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from dataclasses import dataclass
 from typing import Final
@@ -16,18 +17,22 @@ import structlog
 from anyio import to_thread
 
 from freehold.auth.sigv4 import Head, Pending, Verifier
-from freehold.control import errors, operator_api, runtimes
+from freehold.control import errors, metrics, operations, operator_api
+from freehold.control.context import Context
 from freehold.control.exchange import ClientGone, Exchange, Receive, Scope, Send
 from freehold.control.feed import Feed
+from freehold.control.metrics import Metrics
 from freehold.control.operator_api import OperatorApi
 from freehold.control.reconciler import Reconciler
-from freehold.control.runtimes import Context
 from freehold.control.wire import Wire
 from freehold.domain.errors import FreeholdError
 from freehold.store import base
 
 MAX_BODY_BYTES: Final = 1 << 20
 """Of a request to the control plane; the largest that the model allows is far smaller."""
+
+OPERATOR_API: Final = "OperatorApi"
+"""What all of the operator API is called in logs and metrics."""
 
 log = structlog.get_logger(__name__)
 
@@ -43,6 +48,7 @@ class App:
     reconciler: Reconciler
     operator: OperatorApi
     region: str
+    metrics: Metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one ASGI connection."""
@@ -64,26 +70,43 @@ class App:
             await exchange.answer_error(errors.to_wire(error))
 
     async def _answer(self, exchange: Exchange) -> None:
-        if exchange.path.startswith(operator_api.PREFIX):
+        if exchange.path == metrics.PATH:
+            await self._metrics(exchange)
+        elif exchange.path.startswith(operator_api.PREFIX):
+            exchange.operation = OPERATOR_API
             await self.operator.answer(exchange, await self._check_head(exchange))
         else:
             await self._operation(exchange)
 
+    async def _metrics(self, exchange: Exchange) -> None:
+        exchange.operation = metrics.OPERATION
+        pending = await self._check_head(exchange)
+        body = await exchange.body(operator_api.MAX_BODY_BYTES)
+        exchange.account = pending.finish(hashlib.sha256(body).hexdigest()).account
+        if exchange.method != "GET":
+            raise errors.UnknownOperation("Method not allowed. Use GET.", status=405, allowed=("GET",))
+        shown = await self.metrics.render(exchange.account)
+        await exchange.answer(200, [(b"content-type", metrics.CONTENT_TYPE)], shown)
+
     async def _operation(self, exchange: Exchange) -> None:
         routed = self.wire.route(exchange.method, exchange.path)
+        exchange.operation = routed.name
         pending = await self._check_head(exchange)
         body = await exchange.body(MAX_BODY_BYTES)
         principal = pending.finish(hashlib.sha256(body).hexdigest())
-        operation = runtimes.OPERATIONS.get(routed.name)
+        exchange.account = principal.account
+        operation = operations.OPERATIONS.get(routed.name)
         if operation is None:
             raise errors.UnknownOperation(f"Freehold does not have the operation {routed.name} yet", status=400)
         params = self.wire.parse(routed, exchange.query, exchange.headers, body)
         scope = base.Scope(principal.account, self.region)
-        outcome = await to_thread.run_sync(operation, self.context, scope, params)
-        if outcome.work is not None:
-            self.reconciler.wake(outcome.work)
-        if outcome.rerouted is not None:
-            await self.feed.changed(runtime_ids=[outcome.rerouted])
+        changing = contextlib.nullcontext()
+        if routed.name in operations.REROUTING:
+            changing = self.feed.changing(params["agentRuntimeId"])
+        async with changing:
+            outcome = await to_thread.run_sync(operation, self.context, scope, params)
+            if outcome.work is not None:
+                self.reconciler.wake(outcome.work)
         await self.feed.settled(outcome.shown)
         await exchange.answer(*self.wire.serialize(routed, outcome.output))
 

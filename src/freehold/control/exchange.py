@@ -7,6 +7,7 @@ is read further than its bound, no wait for one is endless, and every answer car
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, MutableMapping
 from typing import Any, Final
@@ -38,6 +39,10 @@ class Exchange:
         """As it was sent: percent-encoded, without the query."""
         self.query: bytes = scope["query_string"]
         self.headers: list[tuple[bytes, bytes]] = list(scope["headers"])
+        self.operation = ""
+        """Which operation this is, once that is known; and whose, once the caller has been recognised. Both are told
+        to the gateway, which logs and counts, and takes them out of the answer."""
+        self.account = ""
         self._receive = receive
         self._send = send
 
@@ -85,8 +90,36 @@ class Exchange:
             (b"x-amzn-requestid", self.request_id.encode()),
             (b"content-length", str(len(body)).encode()),
         ]
+        if self.operation:
+            sent.append((b"x-freehold-operation", self.operation.encode()))
+        if self.account:
+            sent.append((b"x-freehold-account", self.account.encode()))
         await self._send({"type": "http.response.start", "status": status, "headers": sent})
         await self._send({"type": "http.response.body", "body": body})
+
+    async def stream(
+        self, headers: list[tuple[bytes, bytes]], parts: AsyncGenerator[bytes], over: asyncio.Event
+    ) -> None:
+        """Send a 200 whose body is `parts`, of unknown length. Sets `over` when the client has gone.
+
+        The request's body must have been read.
+        """
+        sent = [*headers, (b"x-amzn-requestid", self.request_id.encode())]
+        gone = asyncio.create_task(self._until_gone(over))
+        try:
+            await self._send({"type": "http.response.start", "status": 200, "headers": sent})
+            async with contextlib.aclosing(parts):
+                async for part in parts:
+                    await self._send({"type": "http.response.body", "body": part, "more_body": True})
+            await self._send({"type": "http.response.body", "body": b""})
+        finally:
+            gone.cancel()
+            await asyncio.gather(gone, return_exceptions=True)
+
+    async def _until_gone(self, over: asyncio.Event) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        over.set()
 
     async def answer_json(self, status: int, document: Any) -> None:
         await self.answer(status, [(b"content-type", b"application/json")], msgspec.json.encode(document))

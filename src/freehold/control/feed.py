@@ -19,13 +19,19 @@ from anyio import to_thread
 from freehold import ipc
 from freehold.auth.keys import KeySource
 from freehold.control import configuration, protocol
-from freehold.domain.errors import AccessDenied, NotFound, RetryableConflict
+from freehold.domain.errors import AccessDenied, NotFound, RetryableConflict, Unavailable
+from freehold.domain.launch import LaunchSpec
 from freehold.domain.runtimes import DEFAULT_ENDPOINT
+from freehold.observe.counts import PAGE_SIZE
+from freehold.observe.spans import SpanRecord
 from freehold.store.base import RuntimeKey, Scope, Store
 
 CONFIRM_TIMEOUT_S: Final = 2.0
 """How long a gateway worker may take to confirm that it has forgotten."""
 _MAX_READS: Final = 20
+
+LoadLaunch = Callable[[RuntimeKey, int], Awaitable[LaunchSpec]]
+"""How a version is started. Raises NotFound, StartFailed, Unavailable. Default: as it was recorded."""
 
 T = TypeVar("T")
 log = structlog.get_logger(__name__)
@@ -51,12 +57,17 @@ class Feed:
         *,
         region: str,
         data_plane: dict[str, Any],
+        load_launch: LoadLaunch | None = None,
         confirm_timeout_s: float = CONFIRM_TIMEOUT_S,
+        on_spans: Callable[[list[SpanRecord]], None] | None = None,
     ) -> None:
+        """`on_spans` gets the spans that gateway workers have ended."""
+        self._on_spans = on_spans
         self._store = store
         self._keys = keys
         self._region = region
         self._welcome = protocol.Welcome(data_plane)
+        self._load_launch = load_launch or self._recorded_launch
         self._confirm_timeout_s = confirm_timeout_s
         self._workers: dict[ipc.Peer, int] = {}
         self._reads: set[_Read] = set()
@@ -106,6 +117,30 @@ class Feed:
             for done in list(self._telling.get(runtime_id, ())):
                 await done.wait()
 
+    # -- asking ---------------------------------------------------------------------------------------------------
+
+    async def counts(self) -> dict[str, list[protocol.GatewayCounts]]:
+        """What each gateway worker has counted, by the name of its process; who does not answer is left out."""
+        workers = sorted(self._workers.items(), key=lambda item: item[1])
+        told = await asyncio.gather(*(self._counts_of(peer, number) for peer, number in workers))
+        return {f"gateway-{number}": pages for (_, number), pages in zip(workers, told, strict=True) if pages}
+
+    async def _counts_of(self, peer: ipc.Peer, number: int) -> list[protocol.GatewayCounts]:
+        pages: list[protocol.GatewayCounts] = []
+        try:
+            while not pages or len(pages[-1].series) == PAGE_SIZE:
+                told, fds = await peer.call(
+                    protocol.GetCounts(len(pages) * PAGE_SIZE), timeout_s=self._confirm_timeout_s
+                )
+                ipc.close_all(fds)
+                if not isinstance(told, protocol.GatewayCounts):
+                    break
+                pages.append(told)
+        except (Unavailable, TimeoutError) as error:
+            log.warning("feed.worker_not_counted", worker=number, error=type(error).__name__)
+            return []
+        return pages
+
     async def _tell(self, peer: ipc.Peer, message: protocol.Changed) -> None:
         try:
             await peer.call(message, timeout_s=self._confirm_timeout_s)
@@ -138,6 +173,10 @@ class Feed:
                 return await self._fresh(body.runtime_id, lambda: to_thread.run_sync(self._resolve, body))
             case protocol.GetContract():
                 return await self._fresh(body.runtime_id, lambda: to_thread.run_sync(self._contract, body))
+            case protocol.SpansEnded():
+                if self._on_spans is not None:
+                    self._on_spans(body.spans)
+                return ipc.Done()
             case protocol.GetAccessKey():
                 return await self._fresh(body.access_key_id, lambda: self._access_key(body.access_key_id))
             case _:
@@ -184,11 +223,13 @@ class Feed:
         )
 
     async def _launch(self, ask: protocol.GetLaunch) -> protocol.Launch:
-        key = self._key(ask.account, ask.runtime_id)
-        spec = await to_thread.run_sync(self._store.get_launch, key, ask.version)
+        return protocol.Launch(await self._load_launch(self._key(ask.account, ask.runtime_id), ask.version))
+
+    async def _recorded_launch(self, key: RuntimeKey, version: int) -> LaunchSpec:
+        spec = await to_thread.run_sync(self._store.get_launch, key, version)
         if spec is None:
-            raise NotFound(f"No version {ask.version} of agent runtime {ask.runtime_id} can be started")
-        return protocol.Launch(spec)
+            raise NotFound(f"No version {version} of agent runtime {key.runtime_id} can be started")
+        return spec
 
     async def _access_key(self, access_key_id: str) -> protocol.AccessKey:
         key = await self._keys.get(access_key_id)

@@ -57,9 +57,24 @@ class StoredKeys:
                 return self._open(row)
         return self.issue(scope)
 
+    def rows(self, scope: Scope) -> list[AccessKeyRow]:
+        """The account's keys, the oldest first; secrets stay sealed."""
+        return [row for row in self._store.list_access_keys() if row.scope == scope]
+
     def disable(self, access_key_id: str) -> None:
-        """Refuse the key from now on; afterwards `Feed.changed` tells the other processes. Raises NotFound."""
+        """Refuse the key from now on; afterwards `Feed.changed` tells the other processes.
+
+        Raises NotFound, and Conflict for the last usable key.
+        """
         self._store.disable_access_key(access_key_id, now=self._now())
+        self._forget(access_key_id)
+
+    def delete(self, access_key_id: str) -> None:
+        """Disable the key and remove it; as `disable`."""
+        self._store.delete_access_key(access_key_id)
+        self._forget(access_key_id)
+
+    def _forget(self, access_key_id: str) -> None:
         self._disabled += 1
         self._cache.pop(access_key_id, None)
 

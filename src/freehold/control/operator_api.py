@@ -1,25 +1,32 @@
-"""What AWS has no API for: uploading into local buckets, and seeing what runs. Below `/_freehold/v1/`.
+"""What AWS has no API for: uploads into local buckets, what runs and why it ended, logs, keys. Below `/_freehold/v1/`.
 
-For: the command line and operators, who sign like any AWS client. Not for liveness and readiness (the gateway
-answers those). Invariant: an object appears only if its bytes are those whose hash the caller signed.
+For: the command line and operators, who sign like any AWS client. Not for liveness and readiness (the gateway answers
+those), nor for what the resources' own modules do (`operator_runtimes` and its like). Invariant: nothing is done for a
+caller before the whole request is verified; an object appears only if its bytes are those whose hash was signed.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final, Protocol
-from urllib.parse import parse_qsl, unquote_to_bytes
+from urllib.parse import unquote_to_bytes
 
 from anyio import to_thread
 
 from freehold.auth.sigv4 import Pending, SignatureRefused
-from freehold.control import runtimes
+from freehold.control import operator_keys, operator_logs, operator_runtimes, operator_sessions, parity, runtimes
 from freehold.control.errors import UnknownOperation
 from freehold.control.exchange import Exchange
+from freehold.control.feed import Feed
+from freehold.control.keys import StoredKeys
+from freehold.control.operator_queries import Query
+from freehold.control.streams import Streams
 from freehold.control.warden_link import Warden
-from freehold.domain import arns, limits
+from freehold.domain import limits
 from freehold.domain.errors import FieldProblem, ValidationFailed
 from freehold.domain.principals import Principal
 from freehold.store.base import Scope
@@ -29,7 +36,6 @@ MAX_BODY_BYTES: Final = 64 * 1024
 _BATCH_BYTES: Final = 1 << 20
 """Written at once: a hop to a worker thread for each packet would cost more than the write."""
 _HASH = re.compile(r"[0-9a-f]{64}")
-_MAX_PAGE: Final = 100
 
 
 class Upload(Protocol):
@@ -37,7 +43,9 @@ class Upload(Protocol):
 
     def write(self, data: bytes, /) -> object: ...
 
-    def commit(self) -> object: ...
+    def commit(self) -> str:
+        """Put the object in its place; its version id."""
+        ...
 
     def abort(self) -> object:
         """Leave nothing behind, unless it was committed."""
@@ -57,26 +65,87 @@ class OperatorApi:
     context: runtimes.Context
     uploads: Uploads
     warden: Warden
+    keys: StoredKeys
+    feed: Feed
     region: str
+    machine: str
+    logs_root: Path
+    holds_bucket: parity.HoldsBucket
+    streams: Streams
 
     async def answer(self, exchange: Exchange, pending: Pending) -> None:
         """Answer one request whose head has been checked. Raises what `control.errors` maps."""
         parts = exchange.path.removeprefix(PREFIX).split(b"/")
-        match exchange.method, parts:
-            case "PUT", [b"buckets", bucket, *key] if key:
+        match parts:
+            case [b"buckets", bucket, *key] if key:
+                _allow(exchange, "PUT")
                 await self._upload(exchange, pending, _text(bucket), "/".join(_text(part) for part in key))
-            case "GET", [b"runtimes"]:
+            case [b"logs"]:
+                _allow(exchange, "GET")
+                await self._logs(exchange, await _without_body(exchange, pending))
+            case _:
+                endpoint = self._endpoint(exchange, [_text(part) for part in parts])
                 principal = await _without_body(exchange, pending)
-                await exchange.answer_json(200, await self._runtimes(exchange, principal))
-            case "GET", [b"sessions"]:
-                principal = await _without_body(exchange, pending)
-                await exchange.answer_json(200, await self._sessions(exchange, principal))
-            case _, [b"buckets", _, *key] if key:
-                raise UnknownOperation("Method not allowed. Use PUT.", status=405, allowed=("PUT",))
-            case _, [b"runtimes"] | [b"sessions"]:
-                raise UnknownOperation("Method not allowed. Use GET.", status=405, allowed=("GET",))
+                await exchange.answer_json(200, await endpoint(principal))
+
+    def _endpoint(self, exchange: Exchange, parts: list[str]) -> Callable[[Principal], Awaitable[Any]]:
+        """What answers a request without a body; its query is read once the caller is known."""
+        match parts:
+            case ["runtimes", *runtime] if len(runtime) <= 1:
+                _allow(exchange, "GET")
+                return lambda caller: self._runtimes(exchange, caller, *runtime)
+            case ["sessions", *which] if len(which) <= 1:
+                _allow(exchange, *(["GET", "DELETE"] if which and which != ["ended"] else ["GET"]))
+                return lambda caller: self._sessions(exchange, caller, *which)
+            case ["keys"]:
+                _allow(exchange, "GET", "POST")
+                return lambda caller: self._keys(exchange, caller)
+            case ["keys", key_id]:
+                _allow(exchange, "DELETE")
+                return lambda caller: self._key(exchange, caller, key_id, operator_keys.delete)
+            case ["keys", key_id, "disable"]:
+                _allow(exchange, "POST")
+                return lambda caller: self._key(exchange, caller, key_id, operator_keys.disable)
             case _:
                 raise UnknownOperation("No such operator endpoint", status=404)
+
+    async def _runtimes(self, exchange: Exchange, caller: Principal, runtime_id: str | None = None) -> Any:
+        scope = Scope(caller.account, self.region)
+        if runtime_id is None:
+            query = Query(exchange.query, "maxResults", "nextToken")
+            return await to_thread.run_sync(operator_runtimes.page, self.context, scope, query)
+        Query(exchange.query)
+        here = parity.Here(caller.account, self.machine)
+        return await to_thread.run_sync(
+            operator_runtimes.show, self.context, scope, runtime_id, here, self.holds_bucket
+        )
+
+    async def _sessions(self, exchange: Exchange, caller: Principal, which: str | None = None) -> Any:
+        if which is None:
+            query = Query(exchange.query, "maxResults", "after", "runtimeId", "usage")
+            return await operator_sessions.running(self.warden, caller.account, query)
+        if which == "ended":
+            query = Query(exchange.query, "maxResults", "before", "runtimeId", "sessionId")
+            return await operator_sessions.ended(self.warden, caller.account, query)
+        Query(exchange.query)
+        act = operator_sessions.stop if exchange.method == "DELETE" else operator_sessions.show
+        return await act(self.warden, caller.account, which)
+
+    async def _keys(self, exchange: Exchange, caller: Principal) -> Any:
+        Query(exchange.query)
+        act = operator_keys.create if exchange.method == "POST" else operator_keys.listed
+        return await act(self.keys, Scope(caller.account, self.region))
+
+    async def _key(self, exchange: Exchange, caller: Principal, key_id: str, act: operator_keys.Act) -> Any:
+        Query(exchange.query)
+        return await act(self.keys, self.feed, Scope(caller.account, self.region), key_id)
+
+    async def _logs(self, exchange: Exchange, caller: Principal) -> None:
+        query = Query(exchange.query, *operator_logs.MEMBERS)
+        wanted = operator_logs.selection(query, caller.account)
+        with self.streams.one() as over:
+            parts = operator_logs.lines(self.logs_root, query, wanted, over)
+            await exchange.stream([(b"content-type", b"application/x-ndjson")], parts, over)
 
     async def _upload(self, exchange: Exchange, pending: Pending, bucket: str, key: str) -> None:
         claimed = pending.claimed_payload_sha256
@@ -100,56 +169,11 @@ class OperatorApi:
             if digest.hexdigest() != claimed:
                 raise SignatureRefused.wrong_payload()
             await to_thread.run_sync(upload.write, bytes(batch))
-            await to_thread.run_sync(upload.commit)
+            version_id = await to_thread.run_sync(upload.commit)
         finally:
             await to_thread.run_sync(upload.abort)
-        await exchange.answer_json(200, {"bucket": bucket, "key": key, "size": size, "sha256": claimed})
-
-    async def _runtimes(self, exchange: Exchange, principal: Principal) -> dict[str, Any]:
-        scope = Scope(principal.account, self.region)
-        query = _query(exchange)
-        rows, token = await to_thread.run_sync(
-            runtimes.page, self.context, scope, _number(query, "maxResults", _MAX_PAGE), query.get("nextToken")
-        )
-        lines = [
-            {
-                "runtimeId": row.runtime_id,
-                "name": row.name,
-                "arn": str(arns.AgentRuntimeArn(scope.region, scope.account, row.runtime_id)),
-                "status": row.status.value,
-                "latestVersion": row.latest_version,
-                "liveVersion": row.live_version,
-                "createdAt": row.created_at,
-                "updatedAt": row.updated_at,
-            }
-            for row in rows
-        ]
-        return {"runtimes": lines} if token is None else {"runtimes": lines, "nextToken": token}
-
-    async def _sessions(self, exchange: Exchange, principal: Principal) -> dict[str, Any]:
-        """One page in order of generation; `nextAfter` is there when the page was full."""
-        query = _query(exchange)
-        limit = _number(query, "maxResults", _MAX_PAGE) or _MAX_PAGE
-        page = await self.warden.sessions(after=_number(query, "after", None) or 0, limit=limit)
-        lines = [
-            {
-                "generation": session.generation,
-                "runtimeId": session.key.runtime_id,
-                "endpoint": session.key.endpoint,
-                "sessionId": session.key.session_id,
-                "version": session.version,
-                "state": session.state.value,
-                "claims": session.claims,
-                "ageSeconds": session.age_s,
-                "idleSeconds": session.idle_s,
-            }
-            for session in page
-            if session.key.account == principal.account
-        ]
-        answer: dict[str, Any] = {"sessions": lines}
-        if len(page) >= limit:
-            answer["nextAfter"] = page[-1].generation
-        return answer
+        answer = {"bucket": bucket, "key": key, "versionId": version_id, "size": size, "sha256": claimed}
+        await exchange.answer_json(200, answer)
 
 
 async def _without_body(exchange: Exchange, pending: Pending) -> Principal:
@@ -164,18 +188,7 @@ def _text(part: bytes) -> str:
         raise ValidationFailed("The path is not UTF-8", reason="CannotParse") from None
 
 
-def _query(exchange: Exchange) -> dict[str, str]:
-    return dict(parse_qsl(exchange.query.decode("latin-1"), keep_blank_values=True))
-
-
-def _number(query: dict[str, str], name: str, maximum: int | None) -> int | None:
-    """A positive decimal number of the query, if it is there. Raises ValidationFailed."""
-    text = query.get(name)
-    if text is None:
-        return None
-    if text.isascii() and text.isdecimal() and len(text) <= 18:
-        number = int(text)
-        if maximum is None or 1 <= number <= maximum:
-            return number
-    rule = "a decimal number" if maximum is None else f"a number from 1 to {maximum}"
-    raise ValidationFailed(f"{name} must be {rule}", fields=(FieldProblem(name, rule),))
+def _allow(exchange: Exchange, *methods: str) -> None:
+    """Raise UnknownOperation unless the method is one of these."""
+    if exchange.method not in methods:
+        raise UnknownOperation(f"Method not allowed. Use {' or '.join(methods)}.", status=405, allowed=methods)

@@ -10,7 +10,7 @@ import base64
 import binascii
 import hmac
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -18,6 +18,7 @@ from freehold.domain.errors import FieldProblem, ValidationFailed
 from freehold.store.base import Position, Scope
 
 _MAC_BYTES: Final = 16
+T = TypeVar("T")
 
 
 class Pages:
@@ -27,13 +28,25 @@ class Pages:
         self._key = key
         self._kind = kind
 
+    def of(self, kind: str) -> Pages:
+        """For another kind of listing of the same installation."""
+        return Pages(self._key, kind)
+
     def token(self, scope: Scope, position: Position) -> str:
         """The token of the page after `position`."""
-        body = msgspec.msgpack.encode((position.created_at.astimezone(UTC), position.runtime_id))
-        return base64.urlsafe_b64encode(self._mac(scope, body) + body).decode().rstrip("=")
+        return self.seal(scope, (position.created_at.astimezone(UTC), position.runtime_id))
 
     def position(self, scope: Scope, token: str) -> Position:
         """Where the page begins. Raises ValidationFailed for a token that `token` did not make for this scope."""
+        return Position(*self.open(scope, token, tuple[datetime, str]))
+
+    def seal(self, scope: Scope, mark: Any) -> str:
+        """The token that holds `mark`: strings, numbers, instants in UTC, tuples of them."""
+        body = msgspec.msgpack.encode(mark)
+        return base64.urlsafe_b64encode(self._mac(scope, body) + body).decode().rstrip("=")
+
+    def open(self, scope: Scope, token: str, kind: type[T]) -> T:
+        """The mark, of type `kind`. Raises ValidationFailed for a token that `seal` did not make for this scope."""
         try:
             raw = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
         except (binascii.Error, ValueError):
@@ -41,8 +54,7 @@ class Pages:
         mac, body = raw[:_MAC_BYTES], raw[_MAC_BYTES:]
         if not hmac.compare_digest(mac, self._mac(scope, body)):
             raise _invalid()
-        created_at, runtime_id = msgspec.msgpack.decode(body, type=tuple[datetime, str])
-        return Position(created_at, runtime_id)
+        return msgspec.msgpack.decode(body, type=kind)
 
     def _mac(self, scope: Scope, body: bytes) -> bytes:
         about = msgspec.msgpack.encode((self._kind, scope.account, scope.region, body))

@@ -14,6 +14,8 @@ import msgspec
 from freehold import ipc
 from freehold.domain.launch import LaunchSpec
 from freehold.domain.runtimes import ServerProtocol
+from freehold.observe.counts import Series
+from freehold.observe.spans import SpanRecord
 
 # -- asked by gateway workers ----------------------------------------------------------------------------------
 
@@ -55,6 +57,12 @@ class GetLaunch(msgspec.Struct, tag="launch", frozen=True):
     account: str
     runtime_id: str
     version: int
+
+
+class SpansEnded(msgspec.Struct, tag="spans", frozen=True):
+    """Spans of a gateway worker, to be exported (notification)."""
+
+    spans: list[SpanRecord]
 
 
 # -- answered --------------------------------------------------------------------------------------------------
@@ -108,7 +116,25 @@ class Changed(msgspec.Struct, tag="changed", frozen=True):
     access_key_ids: list[str] = []
 
 
-REQUESTS = ipc.decoder(Hello, ResolveEndpoint, GetContract, GetAccessKey, GetLaunch)
+class GetCounts(msgspec.Struct, tag="get_counts", frozen=True):
+    """What have you counted, from the `start`-th series on? Answered by GatewayCounts."""
+
+    start: int = 0
+
+
+class GatewayCounts(msgspec.Struct, tag="counts", frozen=True):
+    """One worker's numbers. Those of `series` never go down while it lives; the others are of this moment."""
+
+    series: list[Series]
+    """One page; fewer than `observe.counts.PAGE_SIZE` are the last."""
+    connections: int
+    requests_in_flight: int
+    streams: int
+    spans_dropped: int
+    """Since the worker's start."""
+
+
+REQUESTS = ipc.decoder(Hello, ResolveEndpoint, GetContract, GetAccessKey, GetLaunch, SpansEnded, GatewayCounts)
 """What control receives."""
-REPLIES = ipc.decoder(Welcome, EndpointRoute, Contract, AccessKey, Launch, Changed)
+REPLIES = ipc.decoder(Welcome, EndpointRoute, Contract, AccessKey, Launch, Changed, GetCounts)
 """What its clients receive."""

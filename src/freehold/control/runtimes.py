@@ -1,27 +1,20 @@
 """CreateAgentRuntime, GetAgentRuntime, UpdateAgentRuntime, DeleteAgentRuntime, ListAgentRuntimes.
 
-One function per operation: synchronous, run in a worker thread, from validated parameters to an Outcome, which says
-what the event loop has to do before the answer goes out. Not for the wire (`control.app`), nor for what a
-configuration may say (`control.configuration`). Invariant: an operation returns only what the store has kept.
+Not for the wire (`control.app`), nor for what a configuration may say (`control.configuration`), nor for the other
+resources, each of which has a module of its own (`control.operations` lists them). Invariant: an operation returns only
+what the store has kept.
 """
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 import string
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from datetime import datetime
 from typing import Any, Final
-
-import msgspec
 
 from freehold.artifacts.base import ArtifactRejected
 from freehold.control import configuration
-from freehold.control.paging import Pages
-from freehold.control.reconciler import Preparer
-from freehold.domain import arns, limits
+from freehold.control.context import DEFAULT_PAGE, Context, Operation, Outcome, Params, once
+from freehold.domain import arns
 from freehold.domain.errors import FieldProblem, FreeholdError, ValidationFailed
 from freehold.domain.runtimes import RuntimeStatus
 from freehold.store.base import (
@@ -31,47 +24,13 @@ from freehold.store.base import (
     Position,
     Receipt,
     RuntimeKey,
+    RuntimeRow,
     RuntimeSummary,
     Scope,
-    Store,
 )
 
-DEFAULT_PAGE: Final = 100
-"""Lines of a page when maxResults is not given (spec section 3.6)."""
 _SUFFIX_LENGTH: Final = 10
 _SUFFIX_ALPHABET: Final = string.ascii_letters + string.digits
-_FAILED: Final = (RuntimeStatus.CREATE_FAILED, RuntimeStatus.UPDATE_FAILED, RuntimeStatus.DELETE_FAILED)
-_canonical = msgspec.json.Encoder(order="sorted")
-
-Params = Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Context:
-    """What operations work with."""
-
-    store: Store
-    preparer: Preparer
-    pages: Pages
-    now: Callable[[], datetime]
-    max_runtimes: int = limits.MAX_RUNTIMES
-    max_versions: int = limits.MAX_VERSIONS_PER_RUNTIME
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """The operation's output, and what comes before it is sent."""
-
-    output: dict[str, Any]
-    rerouted: str | None = None
-    """A runtime whose routes changed: gateways must have forgotten them."""
-    shown: tuple[str, ...] = ()
-    """Runtimes whose status is in the output: what it claims must be true at the gateways."""
-    work: RuntimeKey | None = None
-    """A runtime for the reconciler."""
-
-
-Operation = Callable[[Context, Scope, Params], Outcome]
 
 
 # -- the operations -----------------------------------------------------------------------------------------------
@@ -80,7 +39,7 @@ Operation = Callable[[Context, Scope, Params], Outcome]
 def create(context: Context, scope: Scope, params: Params) -> Outcome:
     """A new agent runtime in CREATING; the reconciler goes on."""
     normal = configuration.normalise(params)
-    once = _once("CreateAgentRuntime", params)
+    asked = once("CreateAgentRuntime", params)
     name: str = params["agentRuntimeName"]
     suffix = "".join(secrets.choice(_SUFFIX_ALPHABET) for _ in range(_SUFFIX_LENGTH))
     runtime_id = f"{name}-{suffix}"
@@ -92,10 +51,10 @@ def create(context: Context, scope: Scope, params: Params) -> Outcome:
         version=_new_version(params, normal),
         tags=dict(params.get("tags") or {}),
     )
-    receipt = _check_artifact(context, scope, normal, once)
+    receipt = _check_artifact(context, scope, normal, asked)
     if receipt is None:
         receipt = context.store.create_runtime(
-            scope, new, once=once, max_runtimes=context.max_runtimes, now=context.now()
+            scope, new, once=asked, max_runtimes=context.max_runtimes, now=context.now()
         )
     output = _changed_output(scope, receipt)
     del output["lastUpdatedAt"]
@@ -105,12 +64,12 @@ def create(context: Context, scope: Scope, params: Params) -> Outcome:
 def update(context: Context, scope: Scope, params: Params) -> Outcome:
     """The next version in UPDATING; DEFAULT keeps serving the one before until the new one is READY."""
     normal = configuration.normalise(params)
-    once = _once("UpdateAgentRuntime", params)
+    asked = once("UpdateAgentRuntime", params)
     key = RuntimeKey(scope, params["agentRuntimeId"])
-    receipt = _check_artifact(context, scope, normal, once)
+    receipt = _check_artifact(context, scope, normal, asked)
     if receipt is None:
         receipt = context.store.update_runtime(
-            key, _new_version(params, normal), once=once, max_versions=context.max_versions, now=context.now()
+            key, _new_version(params, normal), once=asked, max_versions=context.max_versions, now=context.now()
         )
     return Outcome(_changed_output(scope, receipt), work=key)
 
@@ -120,12 +79,8 @@ def get(context: Context, scope: Scope, params: Params) -> Outcome:
     asked = params.get("agentRuntimeVersion")
     key = RuntimeKey(scope, params["agentRuntimeId"])
     runtime, version = context.store.get_runtime(key, None if asked is None else int(asked))
-    # An older version has a status of its own, until the whole runtime goes.
-    whole = version.version == runtime.latest_version or runtime.status in (
-        RuntimeStatus.DELETING,
-        RuntimeStatus.DELETE_FAILED,
-    )
-    status = runtime.status if whole else version.status
+    status = version_status(runtime, version.version, version.status)
+    whole = _is_whole(runtime, version.version)
     reason = runtime.failure_reason if whole else version.failure_reason
     output: dict[str, Any] = {
         **version.configuration,
@@ -136,7 +91,8 @@ def get(context: Context, scope: Scope, params: Params) -> Outcome:
         "createdAt": runtime.created_at,
         "lastUpdatedAt": runtime.updated_at if whole else version.updated_at,
     }
-    if status in _FAILED and reason:
+    if reason:
+        # Also of a READY version whose code is no longer there (`control.launches`), which AWS does not know.
         output["failureReason"] = reason
     return Outcome(output, shown=(key.runtime_id,))
 
@@ -144,14 +100,14 @@ def get(context: Context, scope: Scope, params: Params) -> Outcome:
 def delete(context: Context, scope: Scope, params: Params) -> Outcome:
     """The whole runtime in DELETING, without a route from here on; or one version that no endpoint uses."""
     key = RuntimeKey(scope, params["agentRuntimeId"])
-    once = _once("DeleteAgentRuntime", params)
+    repeated = once("DeleteAgentRuntime", params)
     asked = params.get("agentRuntimeVersion")
     now = context.now()
     if asked is None:
-        context.store.begin_delete(key, once=once, now=now)
+        context.store.begin_delete(key, once=repeated, now=now)
         output = {"agentRuntimeId": key.runtime_id, "status": RuntimeStatus.DELETING.value}
-        return Outcome(output, rerouted=key.runtime_id, work=key)
-    context.store.delete_version(key, int(asked), keep=configuration.CONTRACT_MEMBERS, once=once, now=now)
+        return Outcome(output, work=key)
+    context.store.delete_version(key, int(asked), keep=configuration.CONTRACT_MEMBERS, once=repeated, now=now)
     output = {
         "agentRuntimeId": key.runtime_id,
         "agentRuntimeVersion": asked,
@@ -189,18 +145,18 @@ OPERATIONS: Final[dict[str, Operation]] = {
     "DeleteAgentRuntime": delete,
     "ListAgentRuntimes": list_,
 }
-"""Operations that Freehold has, by their names in the service model."""
+
+
+def version_status(runtime: RuntimeRow, version: int, own: RuntimeStatus) -> RuntimeStatus:
+    """What a version's status is called: that of the whole runtime for the latest, or once the runtime goes."""
+    return runtime.status if _is_whole(runtime, version) else own
 
 
 # -- parts --------------------------------------------------------------------------------------------------------
 
 
-def _once(operation: str, params: Params) -> Once | None:
-    token = params.get("clientToken")
-    if token is None:
-        return None
-    rest = {name: value for name, value in params.items() if name != "clientToken"}
-    return Once(operation, token, hashlib.sha256(_canonical.encode(rest)).hexdigest())
+def _is_whole(runtime: RuntimeRow, version: int) -> bool:
+    return version == runtime.latest_version or runtime.status in (RuntimeStatus.DELETING, RuntimeStatus.DELETE_FAILED)
 
 
 def _new_version(params: Params, normal: dict[str, Any]) -> NewVersion:
@@ -208,7 +164,7 @@ def _new_version(params: Params, normal: dict[str, Any]) -> NewVersion:
     return NewVersion(received, normal, params.get("description"))
 
 
-def _check_artifact(context: Context, scope: Scope, normal: dict[str, Any], once: Once | None) -> Receipt | None:
+def _check_artifact(context: Context, scope: Scope, normal: dict[str, Any], asked: Once | None) -> Receipt | None:
     """Refuse an artifact that can't be read; but a call that is only repeated gets its first answer (not None)."""
     source = configuration.artifact_of(normal).source
     try:
@@ -220,7 +176,7 @@ def _check_artifact(context: Context, scope: Scope, normal: dict[str, Any], once
         )
     else:
         return None
-    if once is not None and (receipt := context.store.replayed(scope, once, now=context.now())) is not None:
+    if asked is not None and (receipt := context.store.replayed(scope, asked, now=context.now())) is not None:
         return receipt
     raise refusal
 

@@ -13,14 +13,15 @@ from typing import Any, Final
 from freehold.aws import model, validate
 from freehold.aws.model import Operation, Service, UnsupportedModel
 from freehold.aws.parse import Headers, Parser, Unparseable
-from freehold.aws.router import BadPath, Router, UnknownPath, WrongMethod
+from freehold.aws.router import BadPath, Match, NoRoute, Router, UnknownPath, WrongMethod
 from freehold.aws.serialize import Serializer
 from freehold.aws.validate import Invalid, Validator
-from freehold.control import runtimes
+from freehold.control import operations
 from freehold.control.errors import UnknownOperation
 from freehold.domain.errors import FieldProblem, ValidationFailed
 
 SERVICE: Final = "bedrock-agentcore-control"
+DATA_PLANE: Final = "bedrock-agentcore"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,9 @@ class Routed:
 class Wire:
     """Reads requests to the control plane and writes its answers."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, data_plane: Service) -> None:
+        """`data_plane`: so that what nobody answers is called by its name."""
+        self._data_plane = Router(data_plane)
         self._router = Router(service)
         self._parser = Parser(service)
         self._validator = Validator(service)
@@ -49,18 +52,21 @@ class Wire:
     def load(cls) -> Wire:
         """From botocore's model. Raises UnsupportedModel when it lacks, or says in a new way, what Freehold serves."""
         service = model.load(SERVICE)
-        missing = sorted(set(runtimes.OPERATIONS) - set(service.operations))
+        missing = sorted(set(operations.OPERATIONS) - set(service.operations))
         if missing:
             raise UnsupportedModel("; ".join(service.left_out.get(name, f"no operation {name}") for name in missing))
-        unchecked = validate.untranslatable(service.subset(runtimes.OPERATIONS))
+        unchecked = validate.untranslatable(service.subset(operations.OPERATIONS))
         if unchecked:
             raise UnsupportedModel("; ".join(f"pattern of {name}: {why}" for name, why in unchecked.items()))
-        return cls(service)
+        return cls(service, model.load(DATA_PLANE))
 
     def route(self, method: str, raw_path: bytes) -> Routed:
-        """The operation. Raises UnknownOperation (404, or 405 with the methods allowed), ValidationFailed."""
+        """The operation, of either plane: a path that control has comes first.
+
+        Raises UnknownOperation (404, or 405 with the methods allowed), ValidationFailed.
+        """
         try:
-            match = self._router.match(method, raw_path)
+            match = self._match(method, raw_path)
         except UnknownPath as unknown:
             raise UnknownOperation(unknown.message, status=404) from None
         except WrongMethod as wrong:
@@ -68,6 +74,16 @@ class Wire:
         except BadPath as bad:
             raise _failed(bad.message, "CannotParse", [("path", bad.message)]) from None
         return Routed(match.operation, match.path_params)
+
+    def _match(self, method: str, raw_path: bytes) -> Match:
+        try:
+            return self._router.match(method, raw_path)
+        except (UnknownPath, WrongMethod):
+            try:
+                return self._data_plane.match(method, raw_path)
+            except NoRoute:
+                pass
+            raise
 
     def parse(self, routed: Routed, query: bytes, headers: Headers, body: bytes) -> dict[str, Any]:
         """The operation's parameters, by the model's names, valid. Raises ValidationFailed."""

@@ -43,6 +43,12 @@ MAX_VERSIONS_PER_RUNTIME: Final = 1000
 MAX_RUNTIMES: Final = 1000
 """DG bedrock-agentcore-limits; here they are defaults of settings."""
 
+MAX_ENDPOINTS_PER_RUNTIME: Final = 10
+"""DG bedrock-agentcore-limits; ours: beside DEFAULT."""
+
+MAX_TAGS: Final = 50
+"""BM: of one resource."""
+
 MAX_VERSION_NUMBER: Final = 99_999
 """BM: version string [1-9][0-9]{0,4}."""
 

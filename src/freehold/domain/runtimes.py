@@ -49,8 +49,24 @@ TRANSITIONS: Final[dict[RuntimeStatus, frozenset[RuntimeStatus]]] = {
 """What may follow on what. A runtime that is deleted for good has no status: it is gone."""
 
 
-def check_transition(current: RuntimeStatus, target: RuntimeStatus) -> None:
-    """Raise Conflict unless `current` may become `target`."""
+def check_transition(current: RuntimeStatus, target: RuntimeStatus, *, what: str = "Agent runtime") -> None:
+    """Raise Conflict unless `current` may become `target`; `what` it is of begins the message."""
     if target not in TRANSITIONS[current]:
         verb = {_S.UPDATING: "updated", _S.DELETING: "deleted"}.get(target, f"moved to {target}")
-        raise Conflict(f"Agent runtime is in status {current} and can't be {verb} until that operation has ended")
+        raise Conflict(f"{what} is in status {current} and can't be {verb} until that operation has ended")
+
+
+def endpoint_status(
+    *, live_version: int | None, target_version: int, target: RuntimeStatus, runtime: RuntimeStatus
+) -> RuntimeStatus:
+    """Of an endpoint that is not being deleted itself: it follows from its versions and its runtime.
+
+    `target` is the status of its target version, `runtime` that of the agent runtime.
+    """
+    if runtime in (_S.DELETING, _S.DELETE_FAILED):
+        return runtime
+    if live_version == target_version:
+        return _S.READY
+    if target in (_S.CREATE_FAILED, _S.UPDATE_FAILED):
+        return _S.CREATE_FAILED if live_version is None else _S.UPDATE_FAILED
+    return _S.CREATING if live_version is None else _S.UPDATING

@@ -47,10 +47,14 @@ class EndReason(StrEnum):
     IDLE_TIMEOUT = "idle timeout"
     MAX_LIFETIME = "maximum lifetime"
     STOPPED = "stopped by StopRuntimeSession"
+    OPERATOR = "stopped by an operator"
     RUNTIME_DELETED = "runtime deleted"
+    ENDPOINT_DELETED = "endpoint deleted"
     AGENT_EXITED = "agent exited"
     START_FAILED = "start failed"
     SHUTDOWN = "server shut down"
+    SERVER_DIED = "server ended abruptly"
+    """Found out by the next run of the server."""
 
 
 TRANSITIONS: Final[dict[SessionState, frozenset[SessionState]]] = {

@@ -33,13 +33,14 @@ log = structlog.get_logger(__name__)
 class LiveClaim:
     """One session that this worker holds."""
 
-    __slots__ = ("connections", "ended", "generation", "idle", "idle_since", "in_flight", "key", "version")
+    __slots__ = ("connections", "ended", "generation", "idle", "idle_since", "in_flight", "key", "requests", "version")
 
     def __init__(self, key: SessionKey, generation: int, version: int, idle_since: float) -> None:
         self.key = key
         self.generation = generation
         self.version = version
         self.in_flight = 0
+        self.requests = 0
         self.idle_since = idle_since
         self.idle: deque[Upstream] = deque()
         self.connections: set[Upstream] = set()
@@ -93,6 +94,7 @@ class Claims:
             claim = self._live.get(key)
             if claim is not None:
                 claim.in_flight += 1
+                claim.requests += 1
                 self._lingering.pop(claim, None)
                 return claim
             await eager.in_task()
@@ -222,6 +224,8 @@ class Claims:
         if claim is None:
             self._ended_early.append(message.generation)
         else:
+            # The session is on its way out, and its record wants the count.
+            self._link.notify(protocol.Release(claim.generation, last_activity_age_s=0.0, requests=claim.requests))
             self._drop(claim, f"the session ended: {message.reason.value}")
 
     def _drop(self, claim: LiveClaim, why: str) -> None:
@@ -240,7 +244,8 @@ class Claims:
 
     def _release_unused(self, now: float) -> None:
         for claim in [c for c in self._lingering if now - c.idle_since >= self._limits.claim_linger_s]:
-            self._link.notify(protocol.Release(claim.generation, last_activity_age_s=max(0.0, now - claim.idle_since)))
+            age_s = max(0.0, now - claim.idle_since)
+            self._link.notify(protocol.Release(claim.generation, last_activity_age_s=age_s, requests=claim.requests))
             self._drop(claim, "it was released")
 
 

@@ -68,7 +68,13 @@ class Host(Protocol):
         """Whether the client of `connection` takes nothing."""
         ...
 
-    def ended(self, exchange: Exchange) -> None: ...
+    def ended(self, exchange: Exchange, *, whole: bool) -> None:
+        """`exchange` is over; `whole` says whether all of its answer was sent."""
+        ...
+
+    def refused(self, code: str, status: int) -> None:
+        """Something came that is no request."""
+        ...
 
 
 class ClientConnection(asyncio.Protocol):
@@ -98,6 +104,11 @@ class ClientConnection(asyncio.Protocol):
     @property
     def is_idle(self) -> bool:
         return self._exchange is None
+
+    @property
+    def exchange(self) -> Exchange | None:
+        """The one that is not answered yet."""
+        return self._exchange
 
     # -- asyncio.Protocol -----------------------------------------------------------------------------------------
 
@@ -134,7 +145,7 @@ class ClientConnection(asyncio.Protocol):
         if self._task is not None:
             self._task.cancel()
         if self._exchange is not None:
-            self._server.ended(self._exchange)
+            self._server.ended(self._exchange, whole=False)
             self._exchange = None
 
     def pause_writing(self) -> None:
@@ -218,6 +229,7 @@ class ClientConnection(asyncio.Protocol):
 
     def _start(self, head: RequestHead) -> None:
         exchange = Exchange(self, head)
+        exchange.started_at = self._server.clock()
         self._exchange = exchange
         self._state = _State.ANSWERING
         self._keep_alive = head.keep_alive and not self._server.draining
@@ -259,6 +271,7 @@ class ClientConnection(asyncio.Protocol):
         self._keep_alive = False
         self._exchange = None
         length = (b"content-length", b"%d" % len(answer.body))
+        self._server.refused(code, answer.status)
         self._transport.write(
             self._head_bytes(answer.status, [*answer.headers, length], str(uuid.uuid4())) + answer.body
         )
@@ -313,6 +326,8 @@ class ClientConnection(asyncio.Protocol):
         if used < len(data):
             self._buffer = data[used:]
             data = data[:used]
+        if self._exchange is not None:
+            self._exchange.bytes_in += used
         if body.done:
             self._take = None
             self.deadline = NEVER
@@ -367,6 +382,7 @@ class ClientConnection(asyncio.Protocol):
         """The bytes of an answer's head. Decides whether the connection can be kept after it."""
         if self._body is not None and not self._body.done and not self._can_discard():
             self._keep_alive = False
+        exchange.first_byte_at = self._server.clock()
         return self._head_bytes(status, headers, exchange.request_id)
 
     def write(self, exchange: Exchange, data: bytes) -> None:
@@ -377,7 +393,7 @@ class ClientConnection(asyncio.Protocol):
         """The answer is written whole: on to the next request."""
         if self._exchange is not exchange:
             return
-        self._server.ended(exchange)
+        self._server.ended(exchange, whole=True)
         self._exchange = None
         self._relay = None
         self._fail_body(ClientGone())  # whoever passes the body on can stop

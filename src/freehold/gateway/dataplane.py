@@ -35,6 +35,7 @@ from freehold.gateway.members import INVOKE, STOP
 from freehold.gateway.relay import AgentRelay
 from freehold.gateway.spool import Budget, Spool, too_large
 from freehold.gateway.sweeper import Sweeper
+from freehold.observe.tracing import Trace, Tracer
 
 PREFIX: Final = b"/runtimes/"
 _OPERATIONS: Final[dict[bytes, str]] = {
@@ -103,7 +104,9 @@ class DataPlane:
         limits: GatewayLimits,
         region: str,
         now: Callable[[], datetime],
+        tracer: Tracer,
     ) -> None:
+        self._tracer = tracer
         self._directory = directory
         self._claims = claims
         self._sweeper = sweeper
@@ -115,6 +118,7 @@ class DataPlane:
 
     async def handle(self, exchange: Exchange, operation: str, runtime: bytes) -> None:
         """Answer a request for `operation`; see exchange.Handler."""
+        exchange.operation = operation
         if operation in (INVOKE, STOP) and exchange.head.method != "POST":
             body = msgspec.json.encode({"message": "Method Not Allowed. Use POST."})
             exchange.answer(405, [(b"content-type", b"application/json"), (b"allow", b"POST")], body)
@@ -148,24 +152,29 @@ class DataPlane:
         try:
             await exchange.read_body(body.write)
             principal = pending.finish(body.sha256())
+            exchange.account = principal.account
+            exchange.trace = trace = self._tracer.begin(head.headers)
             _check_account(principal, target)
             if target is not None:
+                _note(exchange, target, session_id)
                 exchange.render_error = target.rules.render_error
             if verdict is not None or target is None:
                 raise verdict or RuntimeError("a request without a target has a verdict")
             key = self._session_key(principal, target, session_id or str(uuid.uuid4()))
-            await self._relay(exchange, target, key, body)
+            exchange.session_id = key.session_id
+            await self._relay(exchange, target, key, body, trace)
             handed_over = True
         finally:
             if not handed_over:
                 body.close()
 
-    async def _relay(self, exchange: Exchange, target: _Target, key: SessionKey, body: Spool) -> None:
+    async def _relay(self, exchange: Exchange, target: _Target, key: SessionKey, body: Spool, trace: Trace) -> None:
         for _ in range(_MAX_ATTEMPTS):
             try:
                 claim = await self._claims.join(key, target.route.version)
             except NotFound:
                 raise target.named.not_found() from None
+            exchange.generation = claim.generation
             try:
                 rules, contract = target.rules, target.contract
                 if claim.version != contract.version:
@@ -181,6 +190,7 @@ class DataPlane:
                     request_id=exchange.request_id,
                     port=contract.port,
                     content_length=body.size,
+                    trace=trace.context,
                 )
                 connection = await self._claims.connection(claim)
             except NotFound:
@@ -201,6 +211,7 @@ class DataPlane:
                 session_id=key.session_id.encode(),
                 sweeper=self._sweeper,
                 limits=self._limits,
+                trace=trace.context,
             )
             relay.begin(connection, on_undelivered=partial(self._begin_again, exchange, relay, claim))
             return
@@ -232,9 +243,11 @@ class DataPlane:
         finally:
             body.close()
         params = self._directory.members.read(STOP, runtime, head.raw_query, head.headers, document)
+        exchange.account = principal.account
         target = await self._resolve(params)
         _check_account(principal, target)
         session_id: str = params["runtimeSessionId"]
+        _note(exchange, target, session_id)
         try:
             await self._claims.stop(self._session_key(principal, target, session_id))
         except NotFound:
@@ -253,7 +266,7 @@ class DataPlane:
         pending = await self._check_head(exchange)
         body = self._spool(exchange, self._limits.max_payload_bytes, keep=False)
         await exchange.read_body(body.write)
-        pending.finish(body.sha256())
+        exchange.account = pending.finish(body.sha256()).account
 
     def _spool(self, exchange: Exchange, max_bytes: int, *, keep: bool = True) -> Spool:
         key = b""
@@ -293,6 +306,13 @@ def _check_account(principal: Principal, target: _Target | None) -> None:
     """Raise NotFound when the runtime is another account's: the same answer as for one that is not there."""
     if target is not None and target.named.account != principal.account:
         raise target.named.not_found()
+
+
+def _note(exchange: Exchange, target: _Target, session_id: str | None) -> None:
+    """For whoever watches (`observer`). Only once the caller is known to own the target."""
+    exchange.runtime_id = target.named.runtime_id
+    exchange.endpoint = target.route.endpoint
+    exchange.session_id = session_id or ""
 
 
 def _rules(contract: Contract) -> Rules:

@@ -7,7 +7,7 @@ new connection to it; while control is away nothing can change, so what is known
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Any, Final, TypeVar
 
 import structlog
@@ -18,6 +18,7 @@ from freehold.control import protocol
 from freehold.domain.errors import NotFound, Unavailable
 from freehold.gateway import eager
 from freehold.gateway.members import Members
+from freehold.observe.spans import SpanRecord
 
 MAX_REMEMBERED: Final = 10_000
 """Answers of each kind."""
@@ -32,7 +33,16 @@ log = structlog.get_logger(__name__)
 class Directory:
     """A worker's view of control. Also its KeySource. Make it inside the event loop."""
 
-    def __init__(self, path: str, *, worker: int, answer_timeout_s: float = _ANSWER_TIMEOUT_S) -> None:
+    def __init__(
+        self,
+        path: str,
+        *,
+        worker: int,
+        counts: Callable[[int], protocol.GatewayCounts] | None = None,
+        answer_timeout_s: float = _ANSWER_TIMEOUT_S,
+    ) -> None:
+        """`counts` answers control's questions for them, given the first series that is wanted."""
+        self._counts = counts
         self._worker = worker
         self._answer_timeout_s = answer_timeout_s
         self._keys: OrderedDict[str, AccessKey] = OrderedDict()
@@ -105,8 +115,18 @@ class Directory:
         ipc.close_all(fds)
         self._members = Members(welcome.data_plane)
 
-    async def _told(self, _peer: ipc.Peer, message: Any, fds: list[int]) -> None:
+    def send_spans(self, spans: list[SpanRecord]) -> None:
+        """Hand them to control. Lost when it is away (see `connected`)."""
+        self._link.notify(protocol.SpansEnded(spans))
+
+    async def _told(self, _peer: ipc.Peer, message: Any, fds: list[int]) -> ipc.Body | None:
         ipc.close_all(fds)
+        if isinstance(message, protocol.GetCounts) and self._counts is not None:
+            return self._counts(message.start)
+        self._forget(message)
+        return None
+
+    def _forget(self, message: Any) -> None:
         if not isinstance(message, protocol.Changed):
             log.warning("gateway.unexpected_message", message=type(message).__name__)
             return

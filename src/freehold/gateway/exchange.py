@@ -7,13 +7,24 @@ Invariant: an answer is given once, and is whole or visibly broken off.
 from __future__ import annotations
 
 import asyncio
-import uuid
+import os
 from collections.abc import Callable, Coroutine
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from freehold.gateway import eager, framing
 from freehold.gateway.errors import Answer, WireError, envelope, to_wire
 from freehold.gateway.heads import Headers, RequestHead
+from freehold.observe.tracing import Trace
+
+_VERSION_4: Final = (0x4 << 76) | (0x2 << 62)
+_NOT_VERSION: Final = ~((0xF << 76) | (0x3 << 62))
+
+
+def new_id() -> str:
+    """A random UUID (version 4) as text, for half of what the standard library takes to make one."""
+    bits = (int.from_bytes(os.urandom(16)) & _NOT_VERSION) | _VERSION_4
+    text = f"{bits:032x}"
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
 class ClientGone(Exception):
@@ -87,21 +98,56 @@ class Exchange:
         "_chunks_out",
         "_connection",
         "_held",
+        "account",
+        "bytes_in",
+        "bytes_out",
+        "endpoint",
+        "error",
+        "error_code",
+        "first_byte_at",
+        "generation",
         "head",
+        "is_stream",
+        "operation",
         "render_error",
         "request_id",
         "response_started",
+        "runtime_id",
+        "session_id",
+        "started_at",
         "status",
+        "trace",
     )
 
     def __init__(self, connection: Line, head: RequestHead) -> None:
         self._connection = connection
         self.head = head
-        self.request_id = str(uuid.uuid4())
+        self.request_id = new_id()
         self.render_error: Callable[[WireError], Answer] = envelope
         """How this exchange's caller is told of failures."""
         self.response_started = False
         self.status = 0
+        # What is told of the exchange once it has ended (`observer`). Of the caller and of what was asked for only
+        # what is certain: nothing of a runtime before its caller has been recognised.
+        self.operation = ""
+        self.account = ""
+        self.runtime_id = ""
+        self.endpoint = ""
+        self.session_id = ""
+        self.generation = 0
+        self.trace: Trace | None = None
+        self.error: WireError | None = None
+        """What went wrong, also where the answer had begun."""
+        self.error_code = ""
+        """What control has told went wrong."""
+        self.is_stream = False
+        """Whether the answer's length was not known when it began."""
+        self.started_at = 0.0
+        self.first_byte_at = 0.0
+        """Of the answer; 0 when it has none. Instants are those of the connection's clock."""
+        self.bytes_in = 0
+        self.bytes_out = 0
+        """Of the bodies, with chunk framing."""
         self._chunks_out = False
         self._held = b""
         """The head of an answer, until the first bytes of its body can go out with it."""
@@ -141,15 +187,17 @@ class Exchange:
 
     def answer_error(self, error: BaseException) -> None:
         """Tell of a failure; where the answer has begun, break it off."""
+        self.error = to_wire(error)
         if self.response_started:
             self.abort()
             return
-        answer = self.render_error(to_wire(error))
+        answer = self.render_error(self.error)
         self.answer(answer.status, list(answer.headers), answer.body)
 
     def start_relay(self, status: int, headers: Headers, body: framing.Framing) -> None:
         """Begin an answer whose body follows in `relay_body`, framed by `body`. Nothing is sent before that."""
         lines = list(headers)
+        self.is_stream = not isinstance(body, framing.Length)
         if isinstance(body, framing.Length):
             lines.append((b"content-length", b"%d" % body.left))
         elif self.head.is_http_1_0:
@@ -205,6 +253,7 @@ class Exchange:
         self._held = self._connection.response_head(self, status, headers)
 
     def _send(self, data: bytes) -> None:
+        self.bytes_out += len(data)
         if self._held:
             data = self._held + data
             self._held = b""

@@ -7,6 +7,7 @@ client could have made up, and no part of a request is sent twice.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Final
 
 from freehold import ipc
@@ -19,6 +20,13 @@ from freehold.gateway.sweeper import Sweeper
 from freehold.gateway.upstream import Upstream, attach
 
 _SAID_BY_US: Final = frozenset({b"date", b"server"})
+_OPERATION: Final = b"x-freehold-operation"
+_ACCOUNT: Final = b"x-freehold-account"
+"""What control tells of an exchange, for the gateway alone."""
+_FORWARDED: Final = "Control"
+"""The operation until control has said which."""
+_ENDLESS: Final = b"application/x-ndjson"
+"""The type of answers that may have no end: logs that are followed."""
 _PAUSE_S: Final = 0.05
 """Between tries to reach control while it starts again."""
 
@@ -30,18 +38,26 @@ class ControlForwarder:
         self._path = path
         self._sweeper = sweeper
         self._limits = limits
+        self._endless: set[_ControlRelay] = set()
+        """Relays of answers that go on until somebody ends them."""
+
+    def end_streams(self) -> None:
+        """Break off the answers that would not end by themselves: the worker stops."""
+        for relay in list(self._endless):
+            relay.deadline_passed()
 
     async def handle(self, exchange: Exchange) -> None:
         """See exchange.Handler. Raises Unavailable when control can't be reached for a while."""
         await eager.in_task()
-        relay = _ControlRelay(exchange)
+        exchange.operation = _FORWARDED
+        relay = _ControlRelay(exchange, self._allow_time, self._endless)
         connection = await self._connect()
         try:
             exchange.attach(relay)
         except BaseException:
             connection.leave()
             raise
-        exchange.set_deadline(self._sweeper.clock() + self._limits.control_answer_timeout_s)
+        self._allow_time(exchange)
         relay.begin(connection)
         try:
             await exchange.pass_body(relay.take_body)
@@ -50,7 +66,10 @@ class ControlForwarder:
             raise
         relay.request_sent()
         if not relay.ended:
-            exchange.set_deadline(self._sweeper.clock() + self._limits.control_answer_timeout_s)
+            self._allow_time(exchange)
+
+    def _allow_time(self, exchange: Exchange) -> None:
+        exchange.set_deadline(self._sweeper.clock() + self._limits.control_answer_timeout_s)
 
     async def _connect(self) -> Upstream:
         deadline = self._sweeper.clock() + self._limits.away_timeout_s
@@ -75,8 +94,10 @@ class _ControlFailed(FreeholdError):
 class _ControlRelay:
     """One exchange at control."""
 
-    def __init__(self, exchange: Exchange) -> None:
+    def __init__(self, exchange: Exchange, allow_time: Callable[[Exchange], None], endless: set[_ControlRelay]) -> None:
         self._exchange = exchange
+        self._allow_time = allow_time
+        self._endless = endless
         self._connection: Upstream | None = None
         self._head: ResponseHead | None = None
         self.ended = False
@@ -115,11 +136,19 @@ class _ControlRelay:
 
     def response_head(self, head: ResponseHead) -> None:
         self._head = head
+        if (b"content-type", _ENDLESS) in head.headers:
+            self._endless.add(self)
         kept: headers.Headers = []
         for name, value in headers.end_to_end(head.headers):
             if name == b"x-amzn-requestid":
                 self._exchange.request_id = value.decode("latin-1")  # so that both logs have the same
+            elif name == _OPERATION:
+                self._exchange.operation = value.decode("latin-1")
+            elif name == _ACCOUNT:
+                self._exchange.account = value.decode("latin-1")
             elif name not in _SAID_BY_US:
+                if name == b"x-amzn-errortype":
+                    self._exchange.error_code = value.decode("latin-1")
                 kept.append((name, value))
         body = head.framing
         if self._exchange.head.method == "HEAD":
@@ -134,6 +163,8 @@ class _ControlRelay:
 
     def response_body(self, raw: bytes) -> None:
         if self._head is not None and not self.ended:
+            # An answer may go on for as long as something comes (logs that are followed).
+            self._allow_time(self._exchange)
             self._exchange.relay_body(raw, self._head.framing)
 
     def response_end(self) -> None:
@@ -144,7 +175,11 @@ class _ControlRelay:
         self._exchange.end_relay()
 
     def response_failed(self, why: str) -> None:
-        self._fail(_ControlFailed(why))
+        if self._connection is not None and self._connection.broke_off and self._head is None:
+            # Killed and restarted, most likely. SDKs repeat this, with the same client token where there is one.
+            self._fail(Unavailable("The server restarted while it worked on the request, please repeat it"))
+        else:
+            self._fail(_ControlFailed(why))
 
     # -- Relay ----------------------------------------------------------------------------------------------------
 
@@ -171,6 +206,7 @@ class _ControlRelay:
         self._exchange.answer_error(error)
 
     def _drop_connection(self) -> None:
+        self._endless.discard(self)
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.leave()

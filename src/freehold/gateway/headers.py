@@ -11,14 +11,15 @@ from typing import Final
 from freehold.domain.errors import ValidationFailed
 from freehold.domain.limits import ALLOWED_HEADER_VALUE_BYTES
 from freehold.gateway.heads import Headers
+from freehold.observe import trace_context
+from freehold.observe.trace_context import Context
 
 SESSION_ID: Final = b"x-amzn-bedrock-agentcore-runtime-session-id"
 REQUEST_ID: Final = b"x-amzn-bedrock-agentcore-runtime-request-id"
 USER_ID: Final = b"x-amzn-bedrock-agentcore-runtime-user-id"
 
-_TRACE: Final = frozenset({b"x-amzn-trace-id", b"traceparent", b"tracestate", b"baggage"})
-_TO_AGENT: Final = _TRACE | {b"content-type", b"accept", USER_ID}
-_TO_CALLER: Final = _TRACE | {b"content-type"}
+_TO_AGENT: Final = frozenset({b"baggage", b"content-type", b"accept", USER_ID})
+_TO_CALLER: Final = trace_context.NAMES | {b"baggage", b"content-type"}
 
 
 def agent_request(
@@ -31,8 +32,12 @@ def agent_request(
     request_id: str,
     port: int,
     content_length: int,
+    trace: Context,
 ) -> bytes:
-    """The head of the request to the agent. Raises ValidationFailed for an allowed header that is too long."""
+    """The head of the request to the agent, as a part of `trace`, whatever was received of one.
+
+    Raises ValidationFailed for an allowed header that is too long.
+    """
     lines = [
         b"POST %b HTTP/1.1\r\nhost: 127.0.0.1:%d\r\ncontent-length: %d\r\n" % (target, port, content_length),
         b"%b: %b\r\n%b: %b\r\n" % (SESSION_ID, session_id.encode(), REQUEST_ID, request_id.encode()),
@@ -44,7 +49,7 @@ def agent_request(
                 if has_type:
                     continue
                 has_type = True
-        elif name in allowlist:
+        elif name in allowlist and name not in trace_context.NAMES:
             if len(value) > ALLOWED_HEADER_VALUE_BYTES:
                 raise ValidationFailed(
                     f"The value of header {name.decode()} is longer than {ALLOWED_HEADER_VALUE_BYTES} bytes"
@@ -54,16 +59,20 @@ def agent_request(
         lines.append(b"%b: %b\r\n" % (name, value))
     if not has_type:
         lines.append(b"content-type: application/json\r\n")
+    lines += [b"%b: %b\r\n" % header for header in trace.headers()]
     lines.append(b"\r\n")
     return b"".join(lines)
 
 
-def caller_headers(sent: Headers, *, also: frozenset[bytes], session_id: bytes) -> Headers:
-    """The agent's response headers that reach the caller, and the session's id."""
+def caller_headers(sent: Headers, *, also: frozenset[bytes], session_id: bytes, trace: Context | None) -> Headers:
+    """What reaches the caller of the agent's headers, the session's id, and `trace` unless the agent told of one."""
     kept = [(name, value) for name, value in sent if name in _TO_CALLER or name in also]
-    if not any(name == b"content-type" for name, _ in kept):
+    names = {name for name, _ in kept}
+    if b"content-type" not in names:
         # A required member of the response; nothing is known of the bytes.
         kept.append((b"content-type", b"application/octet-stream"))
+    if trace is not None and names.isdisjoint(trace_context.NAMES):
+        kept += trace.headers()
     kept.append((SESSION_ID, session_id))
     return kept
 

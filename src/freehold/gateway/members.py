@@ -12,7 +12,7 @@ from urllib.parse import unquote_to_bytes
 
 import msgspec
 
-from freehold.aws.model import Service
+from freehold.aws.model import Operation, Service
 from freehold.aws.parse import Parser, Unparseable
 from freehold.aws.validate import Invalid, Validator
 from freehold.domain import sessions
@@ -21,6 +21,9 @@ from freehold.gateway.heads import Headers
 
 INVOKE: Final = "InvokeAgentRuntime"
 STOP: Final = "StopRuntimeSession"
+_MAX_KNOWN: Final = 1024
+_MAX_KNOWN_BYTES: Final = 1024
+"""Remembered of one request: strangers may ask, too."""
 _MAX_ECHOED: Final = 512
 """Of a runtime's name that is not known to be one."""
 
@@ -36,6 +39,8 @@ class Members:
         except (msgspec.ValidationError, KeyError) as error:
             raise Unavailable(f"control's service model can't be used: {error}") from error
         self._operations: Final = inputs
+        self._known: dict[tuple[Any, ...], dict[str, Any]] = {}
+        """Parameters by what they were read from. Only what was found right."""
         self._parser = Parser(self._service)
         self._validator = Validator(self._service)
         self._headers = frozenset(
@@ -53,8 +58,24 @@ class Members:
         Without `body`, what is in it is left out and not missed. Raises ValidationFailed.
         """
         asked = self._operations[operation]
-        labels = {"agentRuntimeArn": unquote_to_bytes(runtime).decode("utf-8", "replace")[:_MAX_ECHOED]}
         named = [header for header in received if header[0] in self._headers]
+        if body is not None:
+            return self._read(asked, runtime, raw_query, named, body)
+        # The same for every request of a session, but for what is traced: worth remembering.
+        asking = (operation, runtime, raw_query, *named)
+        known = self._known.get(asking)
+        if known is None:
+            known = self._read(asked, runtime, raw_query, named, None)
+            if len(runtime) + len(raw_query) + sum(len(value) for _, value in named) <= _MAX_KNOWN_BYTES:
+                if len(self._known) >= _MAX_KNOWN:
+                    self._known.clear()
+                self._known[asking] = known
+        return dict(known)
+
+    def _read(
+        self, asked: Operation, runtime: bytes, raw_query: bytes, named: Headers, body: bytes | None
+    ) -> dict[str, Any]:
+        labels = {"agentRuntimeArn": unquote_to_bytes(runtime).decode("utf-8", "replace")[:_MAX_ECHOED]}
         try:
             params = self._parser.parse(asked, labels, raw_query, named, body)
             self._validator.check(asked, params, without_body=body is None)

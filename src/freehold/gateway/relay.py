@@ -21,6 +21,7 @@ from freehold.gateway.heads import ResponseHead
 from freehold.gateway.spool import Spool
 from freehold.gateway.sweeper import Sweeper
 from freehold.gateway.upstream import Upstream
+from freehold.observe.trace_context import Context
 
 _MAX_JOINED_BYTES: Final = 64 * 1024
 """A body up to this size goes out with its head, in one write."""
@@ -46,6 +47,7 @@ class AgentRelay:
         "_rules",
         "_session_id",
         "_sweeper",
+        "_trace",
     )
 
     def __init__(
@@ -60,8 +62,10 @@ class AgentRelay:
         session_id: bytes,
         sweeper: Sweeper,
         limits: GatewayLimits,
+        trace: Context | None = None,
     ) -> None:
         self._exchange = exchange
+        self._trace = trace
         self._claims = claims
         self._claim = claim
         self._rules = rules
@@ -131,7 +135,9 @@ class AgentRelay:
             self._fail(errors.answered_error(head.status))
             return
         self._head = head
-        kept = headers.caller_headers(head.headers, also=self._rules.response_headers, session_id=self._session_id)
+        kept = headers.caller_headers(
+            head.headers, also=self._rules.response_headers, session_id=self._session_id, trace=self._trace
+        )
         self._relaying = True
         self._exchange.set_deadline(self._sweeper.clock() + self._limits.stream_timeout_s)
         self._exchange.start_relay(head.status, kept, head.framing)

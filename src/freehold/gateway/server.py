@@ -12,6 +12,7 @@ import structlog
 from freehold.gateway.bounds import GatewayLimits
 from freehold.gateway.connection import ClientConnection
 from freehold.gateway.exchange import Exchange, Handler
+from freehold.gateway.observer import Observer
 from freehold.gateway.sweeper import Sweeper
 
 log = structlog.get_logger(__name__)
@@ -20,8 +21,9 @@ log = structlog.get_logger(__name__)
 class Server:
     """What the connections of one worker share."""
 
-    def __init__(self, handler: Handler, sweeper: Sweeper, limits: GatewayLimits) -> None:
+    def __init__(self, handler: Handler, sweeper: Sweeper, limits: GatewayLimits, observer: Observer) -> None:
         self.handler = handler
+        self._observer = observer
         self.sweeper = sweeper
         self.limits = limits
         self.clock = sweeper.clock
@@ -56,14 +58,23 @@ class Server:
         else:
             self._stalled.discard(connection)
 
-    def ended(self, exchange: Exchange) -> None:
-        log.debug(
-            "gateway.request",
-            request_id=exchange.request_id,
-            method=exchange.head.method,
-            path=exchange.head.raw_path[:512].decode("ascii"),
-            status=exchange.status,
-        )
+    def ended(self, exchange: Exchange, *, whole: bool) -> None:
+        """`exchange` is over; `whole` says whether all of its answer was sent."""
+        self._observer.ended(exchange, self.clock(), whole=whole)
+
+    def refused(self, code: str, status: int) -> None:
+        """Something came that is no request."""
+        self._observer.refused(code, status)
+
+    @property
+    def connections(self) -> int:
+        return len(self._connections)
+
+    def under_way(self) -> tuple[int, int]:
+        """How many exchanges are not answered yet, and how many of them are streams."""
+        exchanges = [connection.exchange for connection in self._connections]
+        streams = sum(exchange is not None and exchange.is_stream for exchange in exchanges)
+        return sum(exchange is not None for exchange in exchanges), streams
 
     async def drain(self, timeout_s: float) -> None:
         """Let requests under way end within `timeout_s`, then break off what is left."""

@@ -130,6 +130,11 @@ class Upstream(asyncio.Protocol):
         # The SYN may count as one.
         return acked <= self._written_before + 1
 
+    @property
+    def broke_off(self) -> bool:
+        """Whether the other side went away by itself: not we ended this, for something that it said."""
+        return self.closed and not self._why_closed
+
     # -- asyncio.Protocol -----------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

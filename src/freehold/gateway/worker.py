@@ -10,12 +10,15 @@ import asyncio
 import socket
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Final
 
 import msgspec
 import structlog
 
+from freehold.control.protocol import GatewayCounts
 from freehold.gateway import dataplane
 from freehold.gateway.bounds import GatewayLimits
 from freehold.gateway.claims import Claims
@@ -23,11 +26,17 @@ from freehold.gateway.dataplane import DataPlane
 from freehold.gateway.directory import Directory
 from freehold.gateway.exchange import Exchange
 from freehold.gateway.forward import ControlForwarder
+from freehold.gateway.observer import Observer
 from freehold.gateway.server import Server
 from freehold.gateway.sweeper import Sweeper
+from freehold.observe.access_log import AccessLog
+from freehold.observe.spans import SpanQueue
+from freehold.observe.tracing import Tracer
 
 LIVE_PATH: Final = b"/_freehold/live"
 HEALTH_PATH: Final = b"/_freehold/health"
+ACCESS_LOG_DELAY_S: Final = 0.05
+"""Lines are written together: a write for each would be felt in every request."""
 _BACKLOG: Final = 1024
 
 log = structlog.get_logger(__name__)
@@ -35,6 +44,21 @@ log = structlog.get_logger(__name__)
 
 def _utc_now() -> datetime:
     return datetime.now(UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """How a worker's requests are watched, beside being counted."""
+
+    access_log: AccessLog | None = None
+    trace_sample_ratio: float | None = None
+    """The share of traces begun here that are exported; None: spans are not."""
+
+
+def _send_spans(directory: Directory, spans: SpanQueue, _now: float) -> None:
+    """Hand over what has ended, as long as control is there; meanwhile the queue holds what it can."""
+    while len(spans) and directory.connected:
+        directory.send_spans(spans.take())
 
 
 class _Front:
@@ -54,8 +78,10 @@ class _Front:
         if asked is not None:
             await self._data_plane.handle(exchange, *asked)
         elif path == LIVE_PATH:
+            exchange.operation = "Live"
             _answer_json(exchange, 200, {"status": "ok"})
         elif path == HEALTH_PATH:
+            exchange.operation = "Health"
             parts = {"warden": self._claims.connected, "control": self._directory.connected}
             healthy = all(parts.values())
             _answer_json(exchange, 200 if healthy else 503, {"status": "ok" if healthy else "unavailable", **parts})
@@ -84,6 +110,7 @@ class Worker:
         control_path: str,
         region: str,
         worker: int,
+        watch: Watch | None = None,
         now: Callable[[], datetime] = _utc_now,
         limits: GatewayLimits | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -94,6 +121,7 @@ class Worker:
         self._control_path = control_path
         self._region = region
         self._worker = worker
+        self._watch = watch or Watch()
         self._now = now
         self._limits = limits or GatewayLimits()
         self._clock = clock
@@ -102,10 +130,27 @@ class Worker:
         """Serve until `stop` is set, then let requests under way end. `on_ready` is called once it accepts."""
         limits = self._limits
         sweeper = Sweeper(self._clock)
-        directory = Directory(self._feed_path, worker=self._worker)
+        watch = self._watch
+        spans = SpanQueue() if watch.trace_sample_ratio is not None else None
+        observer = Observer(
+            region=self._region,
+            access_log=watch.access_log,
+            spans=spans,
+            soon=partial(asyncio.get_running_loop().call_later, ACCESS_LOG_DELAY_S),
+        )
+
+        def counted(start: int) -> GatewayCounts:
+            in_flight, streams = server.under_way()
+            dropped = 0 if spans is None else spans.dropped
+            return GatewayCounts(observer.counts.page(start), server.connections, in_flight, streams, dropped)
+
+        directory = Directory(self._feed_path, worker=self._worker, counts=counted)
         claims = Claims(self._warden_path, sweeper, limits)
         try:
+            if spans is not None:
+                sweeper.every_tick(partial(_send_spans, directory, spans))
             data_plane = DataPlane(
+                tracer=Tracer(watch.trace_sample_ratio),
                 directory=directory,
                 claims=claims,
                 sweeper=sweeper,
@@ -114,7 +159,7 @@ class Worker:
                 now=self._now,
             )
             forwarder = ControlForwarder(self._control_path, sweeper, limits)
-            server = Server(_Front(data_plane, forwarder, directory, claims), sweeper, limits)
+            server = Server(_Front(data_plane, forwarder, directory, claims), sweeper, limits, observer)
             sweeper.start()
             loop = asyncio.get_running_loop()
             self._listener.setblocking(False)
@@ -124,8 +169,12 @@ class Worker:
                 await stop.wait()
             finally:
                 accepting.close()
+                forwarder.end_streams()
                 await server.drain(limits.drain_timeout_s)
+                if spans is not None:
+                    _send_spans(directory, spans, 0.0)
         finally:
+            observer.flush()
             sweeper.stop()
             await claims.aclose()
             await directory.aclose()

@@ -23,6 +23,8 @@ CLIENT_TOKEN_LIFETIME: Final = timedelta(hours=24)
 NAME_TAKEN: Final = "An agent with the specified name already exists"
 """The service's words (spec section 3.3)."""
 
+NO_RESOURCE: Final = "No resource found with the specified ARN"
+
 Json = dict[str, Any]
 
 
@@ -148,6 +150,93 @@ class EndpointRow:
 
 
 @dataclass(frozen=True, slots=True)
+class EndpointKey:
+    """One endpoint. Its name is sensitive by the service's model: never in a message or a log."""
+
+    runtime: RuntimeKey
+    name: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class NewEndpoint:
+    """A named endpoint to be made; without `version` it gets the runtime's latest."""
+
+    name: str = field(repr=False)
+    arn: str = field(repr=False)
+    version: int | None = None
+    description: str | None = None
+    tags: dict[str, str] = field(default_factory=dict[str, str])
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """An endpoint as it stands: its status follows from its versions and its runtime."""
+
+    name: str = field(repr=False)
+    live_version: int | None
+    target_version: int
+    description: str | None
+    status: RuntimeStatus
+    failure_reason: str | None
+    created_at: datetime
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointReceipt:
+    """What a change of an endpoint was answered with; kept with its client token."""
+
+    runtime_id: str
+    name: str = field(repr=False)
+    live_version: int | None
+    target_version: int
+    status: RuntimeStatus
+    created_at: datetime
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointPosition:
+    """After which endpoint a listing goes on: in order of (created_at, name)."""
+
+    created_at: datetime
+    name: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class VersionSummary:
+    version: int
+    status: RuntimeStatus
+    description: str | None = field(repr=False)
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """Something that has an ARN, tags and policies: a runtime, an endpoint of it, or a workload identity.
+
+    `arn` is written by `domain.arns`, so that one resource has one ARN.
+    """
+
+    scope: Scope
+    arn: str = field(repr=False)
+    runtime_id: str | None = None
+    endpoint: str | None = field(default=None, repr=False)
+    identity: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WorkloadIdentity:
+    """`runtime_id`: the runtime with which it came, and will go."""
+
+    name: str
+    return_urls: list[str] | None
+    runtime_id: str | None
+    created_at: datetime
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class AccessKeyRow:
     access_key_id: str
     scope: Scope
@@ -206,6 +295,12 @@ class Store(Protocol):
 
     def list_tags(self, scope: Scope, arn: str) -> dict[str, str]: ...
 
+    def list_versions(
+        self, key: RuntimeKey, *, after: int | None, limit: int
+    ) -> tuple[RuntimeRow, list[VersionSummary]]:
+        """The runtime and its versions above `after`, in order. Raises NotFound."""
+        ...
+
     def resolve_endpoint(self, key: RuntimeKey, name: str) -> EndpointRow | None:
         """The endpoint if it serves: its live version is READY and the runtime is not being deleted."""
         ...
@@ -216,6 +311,103 @@ class Store(Protocol):
 
     def get_launch(self, key: RuntimeKey, version: int) -> LaunchSpec | None:
         """How to start a READY version of a runtime that is not being deleted."""
+        ...
+
+    def get_digest(self, key: RuntimeKey, version: int) -> str | None:
+        """The digest of a version's artifact, even if the version was deleted; None when it never was READY."""
+        ...
+
+    def digests(self) -> frozenset[str]:
+        """The digests of every version that was READY and is not deleted, of every account."""
+        ...
+
+    # -- named endpoints -------------------------------------------------------------------------------------------
+
+    def create_endpoint(
+        self, key: RuntimeKey, new: NewEndpoint, *, once: Once | None, max_endpoints: int, now: datetime
+    ) -> EndpointReceipt:
+        """Make an endpoint, which serves its version as soon as that is READY.
+
+        Raises ValidationFailed (token), NotFound, Conflict (name, runtime's or version's status), QuotaExceeded.
+        """
+        ...
+
+    def update_endpoint(
+        self, key: EndpointKey, *, version: int | None, description: str | None, once: Once | None, now: datetime
+    ) -> EndpointReceipt:
+        """Change what is given. Raises ValidationFailed (token), NotFound, Conflict (DEFAULT, status)."""
+        ...
+
+    def begin_delete_endpoint(self, key: EndpointKey, *, once: Once | None, now: datetime) -> EndpointReceipt:
+        """Move the endpoint to DELETING: no route, but its name stays taken. Raises as update_endpoint does."""
+        ...
+
+    def get_endpoint(self, key: EndpointKey) -> Endpoint:
+        """Raises NotFound."""
+        ...
+
+    def list_endpoints(self, key: RuntimeKey, *, after: EndpointPosition | None, limit: int) -> list[Endpoint]:
+        """Raises NotFound when there is no such runtime."""
+        ...
+
+    def deleting_endpoints(self) -> list[EndpointKey]:
+        """Every endpoint in DELETING: work that is to be taken up."""
+        ...
+
+    def endpoint_delete_failed(self, key: EndpointKey, *, reason: str, now: datetime) -> None: ...
+
+    def remove_endpoint(self, key: EndpointKey) -> None:
+        """Remove an endpoint in DELETING with its tags and its policy. Raises NotFound, Conflict."""
+        ...
+
+    # -- tags, policies, workload identities -----------------------------------------------------------------------
+
+    def tag(self, resource: Resource, tags: dict[str, str], *, max_tags: int) -> None:
+        """Add or replace tags. Raises NotFound, QuotaExceeded."""
+        ...
+
+    def untag(self, resource: Resource, keys: list[str]) -> None:
+        """Raises NotFound when there is no such resource."""
+        ...
+
+    def get_tags(self, resource: Resource) -> dict[str, str]:
+        """Raises NotFound when there is no such resource."""
+        ...
+
+    def put_policy(self, resource: Resource, policy: str, *, now: datetime) -> None:
+        """Raises NotFound when there is no such resource."""
+        ...
+
+    def get_policy(self, resource: Resource) -> str | None:
+        """Raises NotFound when there is no such resource."""
+        ...
+
+    def delete_policy(self, resource: Resource) -> None:
+        """Raises NotFound when there is no such resource."""
+        ...
+
+    def create_identity(
+        self, resource: Resource, *, return_urls: list[str] | None, tags: dict[str, str], now: datetime
+    ) -> WorkloadIdentity:
+        """Raises Conflict when the name is taken."""
+        ...
+
+    def update_identity(
+        self, scope: Scope, name: str, *, return_urls: list[str] | None, now: datetime
+    ) -> WorkloadIdentity:
+        """Replace its return URLs. Raises NotFound."""
+        ...
+
+    def get_identity(self, scope: Scope, name: str) -> WorkloadIdentity:
+        """Raises NotFound."""
+        ...
+
+    def list_identities(self, scope: Scope, *, after: str | None, limit: int) -> list[WorkloadIdentity]:
+        """Those with names above `after`, in order."""
+        ...
+
+    def delete_identity(self, resource: Resource) -> None:
+        """Raises NotFound, and ValidationFailed for one that belongs to a runtime."""
         ...
 
     # -- progress, called by the reconciler ------------------------------------------------------------------------
@@ -234,6 +426,22 @@ class Store(Protocol):
 
     def delete_failed(self, key: RuntimeKey, *, reason: str, now: datetime) -> None: ...
 
+    def serving(self) -> list[tuple[RuntimeKey, int]]:
+        """Every version that an endpoint serves."""
+        ...
+
+    def replace_launch(self, key: RuntimeKey, version: int, launch: LaunchSpec) -> None:
+        """A READY version's bundle was made again, of the same bytes. Raises NotFound when it has gone meanwhile."""
+        ...
+
+    def note_fault(self, key: RuntimeKey, version: int, reason: str | None) -> None:
+        """Record why a READY version can't be started, or None: it can. Its status, and what it serves, stay."""
+        ...
+
+    def forget(self, *, deleted_before: datetime, now: datetime) -> int:
+        """Remove client tokens that have expired and what was kept of versions deleted before; how many rows."""
+        ...
+
     def remove_runtime(self, key: RuntimeKey) -> None:
         """Remove a runtime in DELETING and everything that is its own. Raises NotFound, Conflict."""
         ...
@@ -247,7 +455,11 @@ class Store(Protocol):
     def list_access_keys(self) -> list[AccessKeyRow]: ...
 
     def disable_access_key(self, access_key_id: str, *, now: datetime) -> None:
-        """From now on the key is refused. Raises NotFound."""
+        """From now on the key is refused. Raises NotFound, and Conflict for the last usable one of its account."""
+        ...
+
+    def delete_access_key(self, access_key_id: str) -> None:
+        """Forget the key. Raises as disable_access_key does."""
         ...
 
     # -- itself ----------------------------------------------------------------------------------------------------

@@ -85,6 +85,7 @@ versions = sa.Table(
     sa.Column("updated_at", UtcDateTime, nullable=False),
     sa.Column("deleted_at", UtcDateTime),
     _of_runtime(),
+    sa.Index("ix_agent_runtime_versions_deleted", "deleted_at", "digest"),
 )
 
 endpoints = sa.Table(
@@ -95,10 +96,14 @@ endpoints = sa.Table(
     sa.Column("name", sa.String(48), primary_key=True),
     sa.Column("live_version", sa.Integer),
     sa.Column("target_version", sa.Integer, nullable=False),
+    sa.Column("description", sa.Text),
+    sa.Column("deleting_at", UtcDateTime),
+    sa.Column("failure_reason", sa.Text),
     sa.Column("created_at", UtcDateTime, nullable=False),
     sa.Column("updated_at", UtcDateTime, nullable=False),
     _of_runtime(),
 )
+"""`deleting_at`: it has no route from then on; `failure_reason`: why deleting it failed. Other states are derived."""
 
 workload_identities = sa.Table(
     "workload_identities",
@@ -106,6 +111,7 @@ workload_identities = sa.Table(
     *_scope(),
     sa.Column("name", sa.String(255), primary_key=True),
     sa.Column("runtime_id", sa.String(111), nullable=True),
+    sa.Column("return_urls", sa.JSON(none_as_null=True)),
     sa.Column("created_at", UtcDateTime, nullable=False),
     sa.Column("updated_at", UtcDateTime, nullable=False),
     _of_runtime(),
@@ -119,6 +125,15 @@ tags = sa.Table(
     sa.Column("resource_arn", sa.String(1011), primary_key=True),
     sa.Column("key", sa.String(128), primary_key=True),
     sa.Column("value", sa.String(256), nullable=False),
+)
+
+resource_policies = sa.Table(
+    "resource_policies",
+    metadata,
+    *_scope(),
+    sa.Column("resource_arn", sa.String(1011), primary_key=True),
+    sa.Column("policy", sa.Text, nullable=False),
+    sa.Column("updated_at", UtcDateTime, nullable=False),
 )
 
 client_tokens = sa.Table(

@@ -6,14 +6,12 @@ Not for connecting, locking or pragmas: the concrete store (`store.sqlite`) give
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from datetime import datetime
 
 import msgspec
 import sqlalchemy as sa
 
-from freehold.domain import limits
+from freehold.domain import arns, limits
 from freehold.domain.errors import Conflict, NotFound, QuotaExceeded
 from freehold.domain.launch import LaunchSpec
 from freehold.domain.runtimes import DEFAULT_ENDPOINT, RuntimeStatus, check_transition
@@ -33,22 +31,20 @@ from freehold.store.base import (
     RuntimeSummary,
     Scope,
     VersionRow,
+    VersionSummary,
 )
+from freehold.store.sql_endpoints import EndpointVerbs
+from freehold.store.sql_resources import ResourceVerbs
 
 _S = RuntimeStatus
 _R, _V, _E = schema.agent_runtimes.c, schema.versions.c, schema.endpoints.c
+_I = schema.workload_identities.c
 _UNFINISHED = (_S.CREATING, _S.UPDATING, _S.DELETING)
 _SEAL = "vault seal"
 
-Connecting = Callable[[], AbstractContextManager[sa.Connection]]
 
-
-class SqlStore:
+class SqlStore(EndpointVerbs, ResourceVerbs):
     """Implements `store.base.Store`; see there for what each verb promises."""
-
-    def __init__(self, read: Connecting, write: Connecting) -> None:
-        self._read = read
-        self._write = write
 
     # -- changes of agent runtimes --------------------------------------------------------------------------------
 
@@ -103,6 +99,9 @@ class SqlStore:
                 return first
             runtime = steps.get_runtime(db, key)
             check_transition(runtime.status, _S.DELETING)
+            named = sa.select(_E.runtime_id).where(*steps.of_runtime(_E, key), _E.name != DEFAULT_ENDPOINT)
+            if db.execute(named.limit(1)).first() is not None:
+                raise Conflict("This agent has endpoints that must be deleted first")
             steps.set_runtime(db, key, status=_S.DELETING, failure_reason=None, updated_at=now)
             receipt = Receipt(
                 key.runtime_id,
@@ -130,7 +129,8 @@ class SqlStore:
                 )
             ).first()
             if serving is not None:
-                raise Conflict(f"Version {version} can't be deleted: endpoint {serving[0]} uses it")
+                which = "endpoint DEFAULT" if serving[0] == DEFAULT_ENDPOINT else "an endpoint"
+                raise Conflict(f"Version {version} can't be deleted: {which} uses it")
             if version == runtime.latest_version:
                 raise Conflict(f"Version {version} can't be deleted: it is the agent runtime's latest version")
             db.execute(
@@ -171,6 +171,15 @@ class SqlStore:
                 for r in db.execute(query, parameters)
             ]
 
+    def list_versions(
+        self, key: RuntimeKey, *, after: int | None, limit: int
+    ) -> tuple[RuntimeRow, list[VersionSummary]]:
+        asked = {**statements.key_parameters(key), "of_after": after or 0, "of_limit": limit}
+        with self._read() as db:
+            runtime = steps.get_runtime(db, key)
+            rows = db.execute(statements.VERSIONS, asked)
+            return runtime, [VersionSummary(r[0], RuntimeStatus(r[1]), r[2], r[3]) for r in rows]
+
     def list_tags(self, scope: Scope, arn: str) -> dict[str, str]:
         t = schema.tags.c
         with self._read() as db:
@@ -206,6 +215,15 @@ class SqlStore:
             kept = db.scalar(query)
         return None if kept is None else msgspec.convert(kept, LaunchSpec)
 
+    def get_digest(self, key: RuntimeKey, version: int) -> str | None:
+        with self._read() as db:
+            return db.scalar(sa.select(_V.digest).where(*steps.of_runtime(_V, key), _V.version == version))
+
+    def digests(self) -> frozenset[str]:
+        query = sa.select(_V.digest).where(_V.digest.is_not(None), _V.deleted_at.is_(None)).distinct()
+        with self._read() as db:
+            return frozenset(db.scalars(query))
+
     # -- progress -------------------------------------------------------------------------------------------------
 
     def unfinished(self) -> list[RuntimeKey]:
@@ -232,8 +250,8 @@ class SqlStore:
             steps.set_runtime(db, key, status=_S.READY, failure_reason=None, updated_at=now)
             db.execute(
                 schema.endpoints.update()
-                .where(*steps.of_runtime(_E, key), _E.name == DEFAULT_ENDPOINT)
-                .values(live_version=version, target_version=version, updated_at=now)
+                .where(*steps.of_runtime(_E, key), _E.target_version == version)
+                .values(live_version=version, updated_at=now)
             )
 
     def version_failed(self, key: RuntimeKey, version: int, *, reason: str, now: datetime) -> None:
@@ -258,6 +276,35 @@ class SqlStore:
             check_transition(steps.get_runtime(db, key).status, _S.DELETE_FAILED)
             steps.set_runtime(db, key, status=_S.DELETE_FAILED, failure_reason=reason, updated_at=now)
 
+    def serving(self) -> list[tuple[RuntimeKey, int]]:
+        query = (
+            sa.select(_E.account, _E.region, _E.runtime_id, _E.live_version)
+            .where(_E.live_version.is_not(None))
+            .order_by(_E.updated_at.desc())
+            .distinct()
+        )
+        with self._read() as db:
+            return [(RuntimeKey(Scope(r[0], r[1]), r[2]), r[3]) for r in db.execute(query)]
+
+    def replace_launch(self, key: RuntimeKey, version: int, launch: LaunchSpec) -> None:
+        with self._write() as db:
+            changed = db.execute(
+                schema.versions.update().where(*steps.of_ready(key, version)).values(launch=msgspec.to_builtins(launch))
+            )
+            if changed.rowcount == 0:
+                raise NotFound(f"No version {version} found for agent runtime {key.runtime_id}")
+            steps.set_fault(db, key, version, None)
+
+    def note_fault(self, key: RuntimeKey, version: int, reason: str | None) -> None:
+        with self._write() as db:
+            steps.set_fault(db, key, version, reason)
+
+    def forget(self, *, deleted_before: datetime, now: datetime) -> int:
+        with self._write() as db:
+            versions = db.execute(schema.versions.delete().where(_V.deleted_at < deleted_before))
+            tokens = db.execute(statements.FORGET_TOKENS, {"of_now": now})
+            return versions.rowcount + tokens.rowcount
+
     def remove_runtime(self, key: RuntimeKey) -> None:
         with self._write() as db:
             runtime = db.execute(sa.select(_R.status, _R.arn).where(*steps.of_runtime(_R, key))).first()
@@ -265,11 +312,8 @@ class SqlStore:
                 raise NotFound(steps.no_runtime(key))
             if runtime[0] != _S.DELETING:
                 raise Conflict(f"Agent runtime is in status {runtime[0]}, not being deleted")
-            t = schema.tags.c
-            below = t.resource_arn.startswith(f"{runtime[1]}/", autoescape=True)
-            db.execute(
-                schema.tags.delete().where(*steps.in_scope(t, key.scope), sa.or_(t.resource_arn == runtime[1], below))
-            )
+            steps.forget_resource(db, key.scope, runtime[1])
+            _forget_identity(db, key)
             # Versions, endpoints and the workload identity go with it, by their foreign keys.
             db.execute(schema.agent_runtimes.delete().where(*steps.of_runtime(_R, key)))
 
@@ -303,13 +347,31 @@ class SqlStore:
     def disable_access_key(self, access_key_id: str, *, now: datetime) -> None:
         c = schema.access_keys.c
         with self._write() as db:
-            changed = db.execute(
-                schema.access_keys.update()
-                .where(c.access_key_id == access_key_id)
-                .values(disabled_at=sa.func.coalesce(c.disabled_at, now))
-            )
-            if changed.rowcount == 0:
-                raise NotFound(f"No access key {access_key_id}")
+            if self._leave_one_key(db, access_key_id):
+                db.execute(schema.access_keys.update().where(c.access_key_id == access_key_id).values(disabled_at=now))
+
+    def delete_access_key(self, access_key_id: str) -> None:
+        with self._write() as db:
+            self._leave_one_key(db, access_key_id)
+            db.execute(schema.access_keys.delete().where(schema.access_keys.c.access_key_id == access_key_id))
+
+    def _leave_one_key(self, db: sa.Connection, access_key_id: str) -> bool:
+        """Whether the key is usable. Raises NotFound, and Conflict when its account would have no usable key left."""
+        c = schema.access_keys.c
+        row = db.execute(sa.select(c.account, c.region, c.disabled_at).where(c.access_key_id == access_key_id)).first()
+        if row is None:
+            raise NotFound(f"No access key {access_key_id}")
+        if row.disabled_at is not None:
+            return False
+        others = sa.select(c.access_key_id).where(
+            c.account == row.account,
+            c.region == row.region,
+            c.disabled_at.is_(None),
+            c.access_key_id != access_key_id,
+        )
+        if db.execute(others.limit(1)).first() is None:
+            raise Conflict("It is the last access key that is not disabled: create another one first")
+        return True
 
     # -- itself ---------------------------------------------------------------------------------------------------
 
@@ -337,6 +399,10 @@ def _insert_runtime(db: sa.Connection, key: RuntimeKey, new: NewRuntime, now: da
     steps.insert_version(db, key, 1, _S.CREATING, new.version, now)
     db.execute(schema.endpoints.insert(), common | {"name": DEFAULT_ENDPOINT, "target_version": 1})
     db.execute(schema.workload_identities.insert(), common | {"name": new.workload_identity})
-    if new.tags:
-        of = {"account": key.scope.account, "region": key.scope.region, "resource_arn": new.arn}
-        db.execute(schema.tags.insert(), [{**of, "key": k, "value": v} for k, v in new.tags.items()])
+    steps.insert_tags(db, key.scope, new.arn, new.tags)
+
+
+def _forget_identity(db: sa.Connection, key: RuntimeKey) -> None:
+    """Remove the tags of the workload identity that goes with the runtime."""
+    for (name,) in db.execute(sa.select(_I.name).where(*steps.of_runtime(_I, key))):
+        steps.forget_resource(db, key.scope, arns.workload_identity(key.scope.region, key.scope.account, name))

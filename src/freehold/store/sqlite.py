@@ -6,11 +6,13 @@ synchronous=FULL), and there is one writer at a time, which waits a bounded whil
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -86,6 +88,69 @@ def open_store(path: Path) -> SqliteStore:
         store.close()
         raise StoreRefused(f"the database {path} can't be opened: {error.orig}") from error
     return store
+
+
+@dataclass(frozen=True, slots=True)
+class Migrated:
+    """From which schema revision to which; `before` is None for a new database."""
+
+    before: str | None
+    after: str
+
+
+def migrate(path: Path) -> Migrated:
+    """Bring the existing database at `path` to the schema of this Freehold. Raises StoreRefused."""
+    before = revision(path)
+    open_store(path).close()
+    return Migrated(before, revision(path))
+
+
+def revision(path: Path) -> str:
+    """The schema revision of an existing database, known to this Freehold or not. Raises StoreRefused."""
+    try:
+        with contextlib.closing(_connect(path)) as connection:
+            rows = connection.execute("SELECT version_num FROM alembic_version").fetchall()
+    except sqlite3.Error as error:
+        raise StoreRefused(f"{path} can't be read as a database of Freehold: {error}") from error
+    if len(rows) != 1 or not isinstance(rows[0][0], str):
+        raise StoreRefused(f"{path} does not say which schema it has")
+    return rows[0][0]
+
+
+def check(path: Path) -> None:
+    """Raise StoreRefused unless the database at `path` is whole, and one that this Freehold can open."""
+    try:
+        with contextlib.closing(_connect(path)) as connection:
+            found = connection.execute("PRAGMA integrity_check(1)").fetchall()
+    except sqlite3.Error as error:
+        raise StoreRefused(f"{path} can't be read as a database of Freehold: {error}") from error
+    if found != [("ok",)]:
+        raise StoreRefused(f"the database {path} is damaged: {found[0][0]}")
+    engine = sa.create_engine(sa.URL.create("sqlite", database=str(path)), poolclass=sa.NullPool)
+    with engine.connect() as connection:
+        migrations.check(connection)
+
+
+def snapshot(path: Path, target: Path) -> None:
+    """Copy the database at `path`, as it is at one committed moment, into the new file `target`; writers go on.
+
+    Nothing of what was deleted is in the copy. Raises StoreRefused, OSError.
+    """
+    os.close(os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+    try:
+        with contextlib.closing(_connect(path)) as connection:
+            connection.execute("VACUUM INTO ?", (str(target),))
+    except sqlite3.Error as error:
+        raise StoreRefused(f"the database {path} can't be copied: {error}") from error
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    """A connection without SQLAlchemy to an existing database, whatever its schema."""
+    connection = sqlite3.connect(
+        f"{path.resolve().as_uri()}?mode=rw", uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None
+    )
+    connection.execute("PRAGMA trusted_schema = OFF").close()
+    return connection
 
 
 def _to_json(value: Any) -> str:

@@ -84,8 +84,47 @@ ENDPOINT = (
         _E.name == sa.bindparam("of_name"),
         _V.status == RuntimeStatus.READY,
         _V.deleted_at.is_(None),
+        _E.deleting_at.is_(None),
         _R.status.not_in((RuntimeStatus.DELETING, RuntimeStatus.DELETE_FAILED)),
     )
+)
+
+_ENDPOINTS = (
+    sa.select(
+        _E.name,
+        _E.live_version,
+        _E.target_version,
+        _E.description,
+        _E.deleting_at,
+        _E.failure_reason,
+        _E.created_at,
+        _E.updated_at,
+        _R.status,
+        _V.status,
+        _V.failure_reason,
+    )
+    .select_from(schema.endpoints)
+    .join(schema.agent_runtimes, sa.and_(*same_runtime(_E)))
+    .join(schema.versions, sa.and_(*same_runtime(_V), _V.version == _E.target_version))
+    .where(*_of_runtime(_E))
+)
+ENDPOINT_NAMED = _ENDPOINTS.where(_E.name == sa.bindparam("of_name"))
+ENDPOINTS = _ENDPOINTS.order_by(_E.created_at, _E.name).limit(sa.bindparam("of_limit", type_=sa.Integer()))
+ENDPOINTS_AFTER = ENDPOINTS.where(
+    sa.or_(
+        _E.created_at > sa.bindparam("of_after", type_=schema.UtcDateTime()),
+        sa.and_(
+            _E.created_at == sa.bindparam("of_after", type_=schema.UtcDateTime()),
+            _E.name > sa.bindparam("of_name"),
+        ),
+    )
+)
+
+VERSIONS = (
+    sa.select(_V.version, _V.status, _V.description, _V.updated_at)
+    .where(*_of_runtime(_V), _V.deleted_at.is_(None), _V.version > sa.bindparam("of_after", type_=sa.Integer()))
+    .order_by(_V.version)
+    .limit(sa.bindparam("of_limit", type_=sa.Integer()))
 )
 
 RUNTIMES = (

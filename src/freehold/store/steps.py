@@ -5,9 +5,10 @@ Not for verbs (`store.sql`). Invariant: a function that takes a connection runs 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import sqlalchemy as sa
@@ -17,17 +18,33 @@ from freehold.domain.runtimes import RuntimeStatus, check_transition
 from freehold.store import schema, statements
 from freehold.store.base import (
     CLIENT_TOKEN_LIFETIME,
+    NO_RESOURCE,
     AccessKeyRow,
+    EndpointReceipt,
     NewVersion,
     Once,
     Receipt,
+    Resource,
     RuntimeKey,
     RuntimeRow,
     Scope,
     VersionRow,
 )
 
-_R = schema.agent_runtimes.c
+_R, _V, _E = schema.agent_runtimes.c, schema.versions.c, schema.endpoints.c
+_I, _T, _P = schema.workload_identities.c, schema.tags.c, schema.resource_policies.c
+
+Connecting = Callable[[], AbstractContextManager[sa.Connection]]
+AnyReceipt = TypeVar("AnyReceipt", Receipt, EndpointReceipt)
+
+
+class Verbs:
+    """What every group of verbs is made with: how to begin a transaction that reads, and one that writes."""
+
+    def __init__(self, read: Connecting, write: Connecting) -> None:
+        self._read = read
+        self._write = write
+
 
 # -- pieces of statements ---------------------------------------------------------------------------------------------
 
@@ -41,6 +58,16 @@ def in_scope(c: _Columns, scope: Scope) -> tuple[_Condition, _Condition]:
 
 def of_runtime(c: _Columns, key: RuntimeKey) -> tuple[_Condition, _Condition, _Condition]:
     return (*in_scope(c, key.scope), c.runtime_id == key.runtime_id)
+
+
+def of_ready(key: RuntimeKey, version: int) -> tuple[_Condition, ...]:
+    """Of a version that can be started, or could be but for a fault."""
+    return (
+        *of_runtime(_V, key),
+        _V.version == version,
+        _V.status == RuntimeStatus.READY,
+        _V.deleted_at.is_(None),
+    )
 
 
 def key_columns(key: RuntimeKey) -> dict[str, str]:
@@ -79,6 +106,16 @@ def set_runtime(db: sa.Connection, key: RuntimeKey, **values: Any) -> None:
     db.execute(schema.agent_runtimes.update().where(*of_runtime(_R, key)).values(**values))
 
 
+def set_fault(db: sa.Connection, key: RuntimeKey, version: int, reason: str | None) -> None:
+    """Say why a READY version can't be started; on the runtime too, while it is READY with that version."""
+    db.execute(schema.versions.update().where(*of_ready(key, version)).values(failure_reason=reason))
+    db.execute(
+        schema.agent_runtimes.update()
+        .where(*of_runtime(_R, key), _R.status == RuntimeStatus.READY, _R.latest_version == version)
+        .values(failure_reason=reason)
+    )
+
+
 def insert_version(
     db: sa.Connection,
     key: RuntimeKey,
@@ -100,7 +137,36 @@ def insert_version(
     db.execute(schema.versions.insert(), row)
 
 
-def replay(db: sa.Connection, scope: Scope, once: Once | None, now: datetime) -> Receipt | None:
+def check_exists(db: sa.Connection, resource: Resource) -> None:
+    """Raise NotFound unless the resource is there."""
+    if resource.identity is not None:
+        query = sa.select(_I.name).where(*in_scope(_I, resource.scope), _I.name == resource.identity)
+    elif resource.endpoint is not None:
+        query = sa.select(_E.name).where(
+            *in_scope(_E, resource.scope), _E.runtime_id == resource.runtime_id, _E.name == resource.endpoint
+        )
+    else:
+        query = sa.select(_R.name).where(*in_scope(_R, resource.scope), _R.runtime_id == resource.runtime_id)
+    if db.execute(query).first() is None:
+        raise NotFound(NO_RESOURCE)
+
+
+def insert_tags(db: sa.Connection, scope: Scope, arn: str, tags: Mapping[str, str]) -> None:
+    if tags:
+        of = {"account": scope.account, "region": scope.region, "resource_arn": arn}
+        db.execute(schema.tags.insert(), [{**of, "key": key, "value": value} for key, value in tags.items()])
+
+
+def forget_resource(db: sa.Connection, scope: Scope, arn: str) -> None:
+    """Remove the tags and policies of a resource and of everything below it."""
+    for table, c in ((schema.tags, _T), (schema.resource_policies, _P)):
+        below = c.resource_arn.startswith(f"{arn}/", autoescape=True)
+        db.execute(table.delete().where(*in_scope(c, scope), sa.or_(c.resource_arn == arn, below)))
+
+
+def replay(
+    db: sa.Connection, scope: Scope, once: Once | None, now: datetime, kind: type[AnyReceipt] = Receipt
+) -> AnyReceipt | None:
     if once is None:
         return None
     asked = {"of_operation": once.operation, "of_token": once.token, "of_now": now}
@@ -112,10 +178,12 @@ def replay(db: sa.Connection, scope: Scope, once: Once | None, now: datetime) ->
             "The client token was used before with other parameters",
             reason="IdempotentParameterMismatchException",
         )
-    return msgspec.convert(row[1], Receipt)
+    return msgspec.convert(row[1], kind)
 
 
-def remember(db: sa.Connection, scope: Scope, once: Once | None, receipt: Receipt, now: datetime) -> None:
+def remember(
+    db: sa.Connection, scope: Scope, once: Once | None, receipt: Receipt | EndpointReceipt, now: datetime
+) -> None:
     if once is None:
         return
     # Expired ones go as new ones come, the present token's own predecessor among them.

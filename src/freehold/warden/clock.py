@@ -13,7 +13,7 @@ class Clock(Protocol):
         ...
 
     def wall(self) -> float:
-        """Unix seconds; only to read instants that an agent names."""
+        """Unix seconds; to read instants that an agent names, and to tell instants to people."""
         ...
 
     async def sleep_until(self, instant: float) -> None:

@@ -7,10 +7,14 @@ when the last activity really was. A worker whose connection closes has released
 
 from __future__ import annotations
 
+from datetime import datetime
+
 import msgspec
 
 from freehold import ipc
 from freehold.domain.sessions import EndReason, SessionKey, SessionState
+from freehold.domain.usage import Usage
+from freehold.warden.tally import EndpointTally
 
 # -- asked ------------------------------------------------------------------------------------------------------
 
@@ -40,6 +44,8 @@ class Release(msgspec.Struct, tag="release", frozen=True):
     generation: int
     last_activity_age_s: float
     """Seconds since the last request completed."""
+    requests: int = 0
+    """How many requests this claim was held for."""
 
 
 class StopSession(msgspec.Struct, tag="stop", frozen=True):
@@ -49,10 +55,12 @@ class StopSession(msgspec.Struct, tag="stop", frozen=True):
 
 
 class StopRuntime(msgspec.Struct, tag="stop_runtime", frozen=True):
-    """End every session of a runtime (control: the runtime is deleted). Answered by Done once they have ended."""
+    """End every session of a runtime (control: it is deleted). Answered by Done once they have ended."""
 
     account: str
     runtime_id: str
+    endpoint: str | None = None
+    """Only those of this endpoint, which is deleted; the runtime stays."""
 
 
 class ListSessions(msgspec.Struct, tag="list", frozen=True):
@@ -60,6 +68,43 @@ class ListSessions(msgspec.Struct, tag="list", frozen=True):
 
     after: int = 0
     limit: int = 100
+    account: str | None = None
+    runtime_id: str | None = None
+    with_usage: bool = False
+    """Measured now: a look at every process of the host, so only when it is asked for."""
+
+
+class FindSession(msgspec.Struct, tag="find", frozen=True):
+    """One session, running or ended, by its generation. Answered by SessionFound, or NotFound."""
+
+    account: str
+    generation: int
+
+
+class StopGeneration(msgspec.Struct, tag="stop_generation", frozen=True):
+    """End this session now. Answered by Done once it has ended, or NotFound; RetryableConflict while it starts."""
+
+    account: str
+    generation: int
+
+
+class ListEnded(msgspec.Struct, tag="list_ended", frozen=True):
+    """One page of ended sessions, the newest generation first, below `before`. Answered by EndedPage."""
+
+    account: str
+    runtime_id: str | None = None
+    session_id: str | None = None
+    before: int | None = None
+    limit: int = 50
+
+
+class GetTally(msgspec.Struct, tag="get_tally", frozen=True):
+    """What has been counted of sessions by endpoint, from the `start`-th on. Answered by TallyPage.
+
+    With `start` 0, running sessions are measured first.
+    """
+
+    start: int = 0
 
 
 # -- answered ---------------------------------------------------------------------------------------------------
@@ -94,13 +139,56 @@ class SessionInfo(msgspec.Struct, frozen=True):
     claims: int
     age_s: float
     idle_s: float
+    requests: int = 0
+    """Requests of released claims: those of a claim that is still held are not counted yet."""
+    usage: Usage | None = None
 
 
 class SessionPage(msgspec.Struct, tag="sessions", frozen=True):
     sessions: list[SessionInfo]
 
 
-REQUESTS = ipc.decoder(Claim, Dial, Release, StopSession, StopRuntime, ListSessions)
+class SessionRecord(msgspec.Struct, frozen=True):
+    """What is kept of a session, from its start until its log is removed. Instants are UTC."""
+
+    generation: int
+    key: SessionKey
+    version: int
+    log_group: str
+    started_at: datetime
+    ended_at: datetime | None = None
+    reason: EndReason | None = None
+    detail: str | None = None
+    """The exit of the agent, or why it did not start; at most MAX_DETAIL characters."""
+    requests: int = 0
+    usage: Usage | None = None
+    """At the end, as far as it was known then."""
+
+
+class EndedPage(msgspec.Struct, tag="ended_sessions", frozen=True):
+    sessions: list[SessionRecord]
+
+
+class SessionFound(msgspec.Struct, tag="found", frozen=True):
+    """Exactly one of the two."""
+
+    running: SessionInfo | None = None
+    ended: SessionRecord | None = None
+
+
+class TallyPage(msgspec.Struct, tag="tally", frozen=True):
+    """Fewer than `tally.PAGE_SIZE` are the last."""
+
+    endpoints: list[EndpointTally]
+
+
+MAX_DETAIL = 1500
+"""So that a page of MAX_ENDED_PAGE records fits a message."""
+MAX_ENDED_PAGE = 50
+
+REQUESTS = ipc.decoder(
+    Claim, Dial, Release, StopSession, StopRuntime, ListSessions, FindSession, StopGeneration, ListEnded, GetTally
+)
 """What the warden receives."""
-REPLIES = ipc.decoder(Claimed, Dialed, Ended, SessionPage)
+REPLIES = ipc.decoder(Claimed, Dialed, Ended, SessionPage, EndedPage, SessionFound, TallyPage)
 """What its clients receive."""

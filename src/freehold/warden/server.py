@@ -11,8 +11,10 @@ import socket
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
 import structlog
 
 from freehold import ipc
@@ -20,12 +22,18 @@ from freehold.backends.base import SessionBackend
 from freehold.domain import errors, limits
 from freehold.domain.launch import LaunchSpec
 from freehold.domain.sessions import EndReason, SessionKey, SessionState
+from freehold.domain.usage import Usage
 from freehold.warden import protocol
 from freehold.warden.clock import Clock, SystemClock
 from freehold.warden.environment import agent_environment
+from freehold.warden.history import History
 from freehold.warden.journal import Journal
+from freehold.warden.log_store import new_record
 from freehold.warden.output import AgentLogs
 from freehold.warden.session import Lost, Session
+from freehold.warden.slots import Slots
+from freehold.warden.tally import Tally
+from freehold.warden.usage import Meter
 
 SETTLE_TIMEOUT_S = 30.0
 """How long a claim waits for a session of the same key that is ending."""
@@ -56,6 +64,7 @@ class Warden:
         bounds: WardenLimits,
         public_url: str,
         logs: AgentLogs,
+        otlp_endpoint: str | None = None,
         clock: Clock | None = None,
     ) -> None:
         self._backend = backend
@@ -63,12 +72,16 @@ class Warden:
         self._load_launch = load_launch
         self._bounds = bounds
         self._public_url = public_url
+        self._otlp_endpoint = otlp_endpoint
         self._logs = logs
+        self._history = History(logs.earlier)
+        self._meter = Meter(backend)
         self._clock = clock or SystemClock()
+        self._tally = Tally(self._clock.monotonic)
         self._by_key: dict[SessionKey, Session] = {}
         self._by_generation: dict[int, Session] = {}
         self._lives: set[asyncio.Task[None]] = set()
-        self._start_slots = asyncio.Semaphore(bounds.max_concurrent_starts)
+        self._start_slots = Slots(bounds.max_concurrent_starts)
         self._launches: OrderedDict[tuple[str, str, int], LaunchSpec] = OrderedDict()
         self._closing = False
 
@@ -91,8 +104,16 @@ class Warden:
                 return await self._stop_session(message.key)
             case protocol.StopRuntime():
                 return await self._stop_runtime(message)
+            case protocol.StopGeneration():
+                return await self._stop_generation(message)
             case protocol.ListSessions():
-                return self._list(message)
+                return await self._list(message)
+            case protocol.FindSession():
+                return await self._find(message)
+            case protocol.GetTally():
+                return await self._counted(message.start)
+            case protocol.ListEnded():
+                return protocol.EndedPage(self._history.page(message))
             case _:
                 raise TypeError(f"not a request: {type(message).__name__}")
 
@@ -100,6 +121,11 @@ class Warden:
         """A worker's connection closed: it holds nothing any more."""
         for session in self._by_generation.values():
             session.drop_claim(peer)
+
+    def set_bounds(self, bounds: WardenLimits) -> None:
+        """From now on these; what runs or starts already is not touched."""
+        self._bounds = bounds
+        self._start_slots.set_limit(bounds.max_concurrent_starts)
 
     async def aclose(self) -> None:
         """End every session, then the backend."""
@@ -171,6 +197,7 @@ class Warden:
     def _release(self, peer: ipc.Peer, release: protocol.Release) -> None:
         session = self._by_generation.get(release.generation)
         if session is not None:
+            session.requests += release.requests
             session.drop_claim(peer, last_activity_age_s=release.last_activity_age_s)
 
     # -- sessions --------------------------------------------------------------------------------------------
@@ -187,22 +214,37 @@ class Warden:
             backend=self._backend,
             journal=self._journal,
             clock=self._clock,
-            environment=agent_environment(launch, public_url=self._public_url),
+            environment=agent_environment(
+                launch, endpoint=key.endpoint, public_url=self._public_url, otlp_endpoint=self._otlp_endpoint
+            ),
+            meter=self._meter,
             start_timeout_s=self._bounds.start_timeout_s,
         )
         self._by_key[key] = session
         self._by_generation[session.generation] = session
-        self._logs.open(session.generation, key)
-        life = asyncio.create_task(self._live(session))
+        self._tally.began(session.generation, key)
+        record = new_record(key, session.generation, launch.version, now=self._utc_now())
+        self._logs.open(record)
+        life = asyncio.create_task(self._live(session, record))
         self._lives.add(life)
         life.add_done_callback(self._lives.discard)
         return session
 
-    async def _live(self, session: Session) -> None:
+    async def _live(self, session: Session, record: protocol.SessionRecord) -> None:
         try:
             await session.run(self._start_slots, self._tell_claimants)
         finally:
-            self._logs.close(session.generation)
+            ended = msgspec.structs.replace(
+                record,
+                ended_at=self._utc_now(),
+                reason=session.end_reason,
+                detail=None if session.detail is None else session.detail[: protocol.MAX_DETAIL],
+                requests=session.requests,
+                usage=session.usage,
+            )
+            self._logs.close(ended)
+            self._history.add(ended)
+            self._tally.ended(session.generation, session.end_reason, session.usage)
             del self._by_generation[session.generation]
             del self._by_key[session.key]
             session.gone()
@@ -239,30 +281,77 @@ class Warden:
         return ipc.Done()
 
     async def _stop_runtime(self, stop: protocol.StopRuntime) -> ipc.Done:
-        for wanted in [w for w in self._launches if w[:2] == (stop.account, stop.runtime_id)]:
-            del self._launches[wanted]
+        if stop.endpoint is None:
+            for wanted in [w for w in self._launches if w[:2] == (stop.account, stop.runtime_id)]:
+                del self._launches[wanted]
         sessions = [
             session
             for session in self._by_generation.values()
-            if session.key.account == stop.account and session.key.runtime_id == stop.runtime_id
+            if session.key.account == stop.account
+            and session.key.runtime_id == stop.runtime_id
+            and stop.endpoint in (None, session.key.endpoint)
         ]
+        reason = EndReason.RUNTIME_DELETED if stop.endpoint is None else EndReason.ENDPOINT_DELETED
         for session in sessions:
-            session.end(EndReason.RUNTIME_DELETED)
+            session.end(reason)
         await asyncio.gather(*(session.ended() for session in sessions))
         return ipc.Done()
 
-    def _list(self, wanted: protocol.ListSessions) -> protocol.SessionPage:
-        now = self._clock.monotonic()
-        page = sorted(g for g in self._by_generation if g > wanted.after)[: max(1, min(wanted.limit, 100))]
-        return protocol.SessionPage([self._info(self._by_generation[g], now) for g in page])
+    async def _stop_generation(self, stop: protocol.StopGeneration) -> ipc.Done:
+        session = self._running(stop.account, stop.generation)
+        if session is None:
+            raise errors.NotFound("No such running session")
+        session.end(EndReason.OPERATOR)
+        await session.ended()
+        return ipc.Done()
 
-    def _info(self, session: Session, now: float) -> protocol.SessionInfo:
+    # -- telling ---------------------------------------------------------------------------------------------
+
+    async def _list(self, wanted: protocol.ListSessions) -> protocol.SessionPage:
+        found = [
+            session
+            for generation, session in sorted(self._by_generation.items())
+            if generation > wanted.after
+            and wanted.account in (None, session.key.account)
+            and wanted.runtime_id in (None, session.key.runtime_id)
+        ][: max(1, min(wanted.limit, 100))]
+        return protocol.SessionPage(await self._infos(found, with_usage=wanted.with_usage))
+
+    async def _find(self, wanted: protocol.FindSession) -> protocol.SessionFound:
+        session = self._running(wanted.account, wanted.generation)
+        if session is not None:
+            (info,) = await self._infos([session], with_usage=True)
+            return protocol.SessionFound(running=info)
+        record = self._history.find(wanted.account, wanted.generation)
+        if record is None:
+            raise errors.NotFound("No such session")
+        return protocol.SessionFound(ended=record)
+
+    def _running(self, account: str, generation: int) -> Session | None:
+        session = self._by_generation.get(generation)
+        return session if session is not None and session.key.account == account else None
+
+    async def _counted(self, start: int) -> protocol.TallyPage:
+        if start == 0 and self._by_generation:
+            self._tally.measured(await self._meter.measure(s.ref for s in self._by_generation.values()))
+        return protocol.TallyPage(self._tally.page(start))
+
+    async def _infos(self, sessions: list[Session], *, with_usage: bool) -> list[protocol.SessionInfo]:
+        usage = await self._meter.measure(session.ref for session in sessions) if with_usage and sessions else {}
+        return [self._info(session, usage.get(session.generation)) for session in sessions]
+
+    def _info(self, session: Session, usage: Usage | None = None) -> protocol.SessionInfo:
         return protocol.SessionInfo(
             generation=session.generation,
             key=session.key,
             version=session.launch.version,
             state=session.state,
             claims=len(session.claimants),
-            age_s=now - session.created_at,
+            age_s=self._clock.monotonic() - session.created_at,
             idle_s=session.idle_s,
+            requests=session.requests,
+            usage=usage,
         )
+
+    def _utc_now(self) -> datetime:
+        return datetime.fromtimestamp(self._clock.wall(), UTC)

@@ -30,13 +30,16 @@ from freehold.domain.sessions import (
     after_health,
     next_action,
 )
-from freehold.warden import health
+from freehold.warden import health, hints
 from freehold.warden.clock import Clock
 from freehold.warden.journal import Journal
+from freehold.warden.slots import Slots
+from freehold.warden.usage import Meter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from freehold.domain.usage import Usage
     from freehold.ipc import Peer
 
 PING_TIMEOUT_S = 5.0
@@ -66,6 +69,7 @@ class Session:
         journal: Journal,
         clock: Clock,
         environment: dict[str, str],
+        meter: Meter,
         start_timeout_s: float = limits.START_TIMEOUT_S,
     ) -> None:
         self.key = key
@@ -75,6 +79,14 @@ class Session:
         self.created_at = clock.monotonic()
         self.claimants: set[Peer] = set()
         self.end_reason: EndReason | None = None
+        self.detail: str | None = None
+        """More about the end: how the agent exited, or why it did not start."""
+        self.requests = 0
+        self.usage: Usage | None = None
+        """What it had used when it ended."""
+        self._meter = meter
+        self._ping_said: str | None = None
+        """How /ping was answered last while the agent was starting."""
         self._backend = backend
         self._journal = journal
         self._clock = clock
@@ -134,6 +146,11 @@ class Session:
             self._news.set()
 
     @property
+    def ref(self) -> SessionRef:
+        """What the backend has made for it until now."""
+        return self._ref
+
+    @property
     def idle_s(self) -> float:
         """Seconds without a request; 0 while one is in flight or the agent starts."""
         if self._timers is None or self.claimants:
@@ -142,7 +159,7 @@ class Session:
 
     # -- the life --------------------------------------------------------------------------------------------
 
-    async def run(self, start_slot: asyncio.Semaphore, on_end: Callable[[Session], None]) -> None:
+    async def run(self, start_slot: Slots, on_end: Callable[[Session], None]) -> None:
         """Start, serve until something ends it, clean up. Never raises but for cancellation."""
         try:
             async with start_slot:
@@ -167,6 +184,7 @@ class Session:
             await asyncio.shield(self._clean_up())
 
     def _fail(self, error: errors.FreeholdError) -> None:
+        self.detail = error.message
         if not self._started.done():
             self._started.set_exception(error)
         self.end(EndReason.START_FAILED)
@@ -188,10 +206,7 @@ class Session:
                 if readiness.done():
                     readiness.result()
         except TimeoutError:
-            raise self._start_failure(
-                "Runtime initialization time exceeded. Please make sure that initialization completes in "
-                f"{self._start_timeout_s:g}s."
-            ) from None
+            raise await self._too_slow() from None
         finally:
             await _cancel(exit_watch, readiness, ended_early)
 
@@ -203,7 +218,12 @@ class Session:
                 answer = await health.ping(sock, port=self.launch.port, timeout_s=PING_TIMEOUT_S)
                 if answer.health is not Health.UNHEALTHY:
                     return
-            except (OSError, ValueError, TimeoutError):
+                self._ping_said = f"was answered with status {answer.status_code}"
+            except ValueError as error:
+                self._ping_said = f"was not answered as HTTP is: {error}"
+            except TimeoutError:
+                self._ping_said = f"was not answered within {PING_TIMEOUT_S:g} s"
+            except OSError:
                 # Not up yet, or broke off: whether the agent has exited is watched elsewhere.
                 pass
             await asyncio.sleep(pause)
@@ -225,6 +245,7 @@ class Session:
                     case Wait(until):
                         await self._wait(until, exit_watch)
                 if exit_watch.done():
+                    self.detail = f"the agent ended with {exit_watch.result()}"
                     log.info("session.agent_exited", generation=self.generation, how=str(exit_watch.result()))
                     return EndReason.AGENT_EXITED
             return self.end_reason or EndReason.STOPPED
@@ -259,6 +280,7 @@ class Session:
             self._news.clear()
 
     async def _clean_up(self) -> None:
+        self.usage = (await self._meter.measure([self._ref])).get(self.generation)
         try:
             await self._backend.stop(self._ref)
             self._journal.forget(self.generation)
@@ -287,15 +309,35 @@ class Session:
         self.state = target
 
     def _exited_at_start(self, how: Exit) -> errors.StartFailed:
-        return self._start_failure(
+        tail = self._backend.output_tail(self._ref).strip()
+        return _start_failure(
             f"An error occurred when starting the runtime: the agent ended with {how} before it was ready.",
+            tail,
+            hints.of_exit(self.launch, code=how.code, signal=how.signal, tail=tail),
             exit_code=how.code,
         )
 
-    def _start_failure(self, message: str, exit_code: int | None = None) -> errors.StartFailed:
+    async def _too_slow(self) -> errors.StartFailed:
         tail = self._backend.output_tail(self._ref).strip()
-        told = f"{message} Its last output was:\n{tail}" if tail else message
-        return errors.StartFailed(told, exit_code=exit_code, output_tail=tail)
+        listening: frozenset[int] = frozenset()
+        try:
+            async with asyncio.timeout(PING_TIMEOUT_S):
+                listening = await self._backend.listening(self._ref)
+        except (OSError, TimeoutError) as error:
+            log.warning("session.ports_unknown", generation=self.generation, reason=str(error))
+        return _start_failure(
+            "Runtime initialization time exceeded. Please make sure that initialization completes in "
+            f"{self._start_timeout_s:g}s.",
+            tail,
+            hints.of_silence(self.launch, listening=listening, ping=self._ping_said, tail=tail),
+        )
+
+
+def _start_failure(message: str, tail: str, hint: str | None, *, exit_code: int | None = None) -> errors.StartFailed:
+    told = message if hint is None else f"{message} Hint: {hint}."
+    if tail:
+        told = f"{told} Its last output was:\n{tail}"
+    return errors.StartFailed(told, exit_code=exit_code, output_tail=tail)
 
 
 async def _cancel(*tasks: asyncio.Task[Any]) -> None:

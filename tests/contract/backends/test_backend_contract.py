@@ -175,6 +175,45 @@ def test_output_without_end_is_bounded(on_bench):
     on_bench(body)
 
 
+def test_what_a_session_uses_and_where_it_listens_is_told(on_bench):
+    async def body(bench):
+        agent = await bench.start(bench.spec())
+        other = await bench.start(bench.spec())
+        grown = "import time\nend = time.process_time() + 0.3\nglobals()['held'] = bytearray(48 << 20)\n"
+        await agent.value(grown + "while time.process_time() < end: pass\nreturn 1")
+        told = await bench.backend.usage([agent.ref, other.ref, SessionRef(10**9)])
+        assert set(told) == {agent.ref.generation, other.ref.generation}
+        busy, idle = told[agent.ref.generation], told[other.ref.generation]
+        assert busy.cpu_s >= 0.3 > idle.cpu_s - 0.1
+        assert busy.memory_bytes > 48 << 20 > idle.memory_bytes
+        assert busy.memory_peak_bytes >= 48 << 20
+        assert busy.processes >= 1
+        listening = await bench.backend.listening(agent.ref)
+        assert len(listening) == 1
+        assert bench.kind == "process" or listening == {PORT}
+        await bench.backend.stop(agent.ref)
+        assert await bench.backend.usage([agent.ref]) == {}
+        assert await bench.backend.listening(agent.ref) == frozenset()
+
+    on_bench(body)
+
+
+def test_what_was_written_just_before_the_end_is_not_lost(on_bench):
+    async def body(bench):
+        # More than is read of one session in a second: the rest waits in the pipe when the agent has ended.
+        main = "import sys\nfor n in range(10700): print(n, '.' * 100)\nsys.stdout.flush()\nprint('the last')"
+        spec = bench.spec(main)
+        async for ref in bench.backend.start(spec):
+            last = ref
+        await bench.backend.exited(last)
+        await bench.backend.stop(last)
+        told = [line for generation, stream, line in bench.lines if (generation, stream) == (last.generation, "stdout")]
+        assert told[-1] == "the last"
+        assert len(told) == 10701
+
+    on_bench(body)
+
+
 def test_an_agent_finds_its_environment_and_nothing_of_the_servers(on_bench, monkeypatch):
     monkeypatch.setenv("SECRET_OF_THE_SERVER", "x")
 

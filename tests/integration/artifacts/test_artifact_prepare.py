@@ -15,15 +15,15 @@ import struct
 import subprocess
 import sys
 import threading
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from artifact_parts import opened_cache, preparer_of, zipped
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from freehold.artifacts import compile_driver, compiling, prepare, unpack
+from freehold.artifacts import compile_driver, compiling, prepare, trees, unpack
 from freehold.artifacts.base import ArtifactRejected, CodeArtifact, Prepared, S3Object
 from freehold.artifacts.entry_points import NOT_FOUND
 from freehold.artifacts.interpreters import Interpreters
@@ -49,17 +49,11 @@ def buckets(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def preparer(tmp_path: Path, buckets: Path) -> Preparer:
-    preparer = Preparer(buckets, tmp_path / "artifacts", INTERPRETERS)
-    preparer.open()
-    return preparer
+    return new_preparer(buckets, tmp_path / "artifacts")
 
 
-def zipped(contents: dict[str, bytes]) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, data in contents.items():
-            archive.writestr(zipfile.ZipInfo(name), data)
-    return buffer.getvalue()
+def new_preparer(buckets: Path, root: Path) -> Preparer:
+    return preparer_of(buckets, opened_cache(root), INTERPRETERS)
 
 
 def put(buckets: Path, contents: dict[str, bytes], key: str = "agent.zip") -> str:
@@ -198,7 +192,7 @@ def test_a_bundle_is_made_once_however_many_ask_at_once(
     assert len({prepared.code_dir for prepared in asyncio.run(many())}) == 1
     assert len(unpacked) == 1
     assert len(left(tmp_path)) == 1
-    made(Preparer(buckets, tmp_path / "artifacts", INTERPRETERS))
+    made(new_preparer(buckets, tmp_path / "artifacts"))
     assert len(unpacked) == 1
 
 
@@ -264,7 +258,7 @@ def test_an_object_that_is_too_large_is_refused_while_it_is_read(
 ) -> None:
     with (buckets / "code" / "agent.zip").open("wb") as sparse:
         sparse.truncate(300 * 1024 * 1024)
-    assert "more than 262144000 bytes" in refusal(preparer)
+    assert "the maximum is 262144000" in refusal(preparer)
     assert left(tmp_path) == []
 
 
@@ -283,8 +277,8 @@ def test_a_damaged_zip_is_refused_or_made_and_leaves_nothing_else(
     with contextlib.suppress(ArtifactRejected):
         made(preparer)
     assert not [name for name in left(tmp_path) if name.startswith(".")]
-    preparer.collect(keep=())
-    assert left(tmp_path) == []
+    for name in left(tmp_path):
+        trees.remove(tmp_path / "artifacts" / name)
 
 
 @pytest.mark.root
@@ -298,8 +292,7 @@ def test_a_full_disk_is_told_and_leaves_nothing_behind(buckets: Path, tmp_path: 
     if mounted.returncode != 0:
         pytest.skip("mounting is not permitted here")
     try:
-        preparer = Preparer(buckets, root, INTERPRETERS)
-        preparer.open()
+        preparer = new_preparer(buckets, root)
         with pytest.raises(QuotaExceeded, match="disk is full"):
             made(preparer)
         assert left(tmp_path) == []
@@ -444,15 +437,5 @@ def test_what_an_earlier_run_left_unfinished_is_removed(preparer: Preparer, buck
     half.chmod(0o555)
     (tmp_path / "artifacts" / ".tmp-copy").write_bytes(b"x")
     (tmp_path / "artifacts" / ".tmp-link").symlink_to(bundle)
-    Preparer(buckets, tmp_path / "artifacts", INTERPRETERS).open()
+    opened_cache(tmp_path / "artifacts")
     assert left(tmp_path) == [bundle.name]
-
-
-def test_bundles_that_nobody_needs_are_collected(preparer: Preparer, buckets: Path, tmp_path: Path) -> None:
-    put(buckets, AGENT)
-    kept = made(preparer)
-    removed = put(buckets, AGENT | {"more.py": b""})
-    made(preparer)
-    (tmp_path / "artifacts" / "notes.txt").write_text("not a bundle")
-    assert preparer.collect(keep={kept.digest}) == [removed]
-    assert left(tmp_path) == sorted([Path(kept.code_dir).name, "notes.txt"])

@@ -11,9 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from freehold.artifacts.base import ArtifactRejected, CodeArtifact, Prepared, S3Object
+from freehold.domain.errors import NotFound
 from freehold.domain.launch import Interpreter, Program
+from freehold.domain.sessions import EndReason
 from freehold.store.base import NewRuntime, NewVersion, RuntimeKey, Scope, Store
-from freehold.warden.protocol import SessionInfo
+from freehold.warden.history import History
+from freehold.warden.protocol import ListEnded, SessionFound, SessionInfo, SessionRecord
+from freehold.warden.tally import EndpointTally
 
 ACCOUNT = "111122223333"
 REGION = "eu-central-1"
@@ -32,6 +36,7 @@ class ReadingPreparer:
         """When set: `prepare` waits for it."""
         self.entered = asyncio.Event()
         self.calls = 0
+        self.released: list[str] = []
 
     def check_readable(self, source: S3Object) -> None:
         if not (self.buckets / source.bucket / source.key).is_file():
@@ -55,22 +60,73 @@ class ReadingPreparer:
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         return Prepared(digest, f"/srv/code/{digest}", Program(Interpreter("/usr/bin/python3"), artifact.entry_point))
 
+    def release(self, prepared: Prepared) -> None:
+        self.released.append(prepared.digest)
+
 
 @dataclass
 class RecordingWarden:
     """Remembers what it was told."""
 
     stopped: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
+    stopped_endpoints: list[tuple[str, str, str]] = field(default_factory=list[tuple[str, str, str]])
     running: list[SessionInfo] = field(default_factory=list[SessionInfo])
+    history: History = field(default_factory=History)
     faults: list[Exception] = field(default_factory=list[Exception])
+    gate: asyncio.Event | None = None
+    """When set: `stop_runtime` waits for it."""
 
-    async def stop_runtime(self, account: str, runtime_id: str) -> None:
+    async def stop_runtime(self, account: str, runtime_id: str, *, endpoint: str | None = None) -> None:
         if self.faults:
             raise self.faults.pop(0)
-        self.stopped.append((account, runtime_id))
+        if self.gate is not None:
+            await self.gate.wait()
+        if endpoint is None:
+            self.stopped.append((account, runtime_id))
+        else:
+            self.stopped_endpoints.append((account, runtime_id, endpoint))
 
-    async def sessions(self, *, after: int, limit: int) -> list[SessionInfo]:
-        return [session for session in self.running if session.generation > after][:limit]
+    async def sessions(
+        self,
+        *,
+        after: int,
+        limit: int,
+        account: str | None = None,
+        runtime_id: str | None = None,
+        with_usage: bool = False,
+    ) -> list[SessionInfo]:
+        return [
+            session
+            for session in self.running
+            if session.generation > after
+            and account in (None, session.key.account)
+            and runtime_id in (None, session.key.runtime_id)
+        ][:limit]
+
+    async def ended(self, wanted: ListEnded) -> list[SessionRecord]:
+        return self.history.page(wanted)
+
+    async def find(self, account: str, generation: int) -> SessionFound:
+        for session in self.running:
+            if session.generation == generation and session.key.account == account:
+                return SessionFound(running=session)
+        if (record := self.history.find(account, generation)) is not None:
+            return SessionFound(ended=record)
+        raise NotFound("No such session")
+
+    async def stop(self, account: str, generation: int) -> None:
+        found = await self.find(account, generation)
+        if (session := found.running) is None:
+            raise NotFound("No such running session")
+        self.running.remove(session)
+        self.history.add(
+            SessionRecord(
+                generation, session.key, session.version, "group", NOW, ended_at=NOW, reason=EndReason.OPERATOR
+            )
+        )
+
+    async def tally(self) -> list[EndpointTally]:
+        return []
 
 
 def put_zip(buckets: Path, key: str = "agent.zip", *, bucket: str = "code", **files: str) -> None:

@@ -17,6 +17,7 @@ from botocore.config import Config
 from control_parts import HERE, REGION, ReadingPreparer, RecordingWarden
 
 from freehold import ipc
+from freehold.artifacts.local_bucket import LocalBuckets
 from freehold.auth.keys import AccessKey
 from freehold.control import service
 from freehold.control.buckets import Buckets
@@ -61,8 +62,8 @@ class ControlServer:
         """Run a coroutine in the server's loop."""
         return asyncio.run_coroutine_threadsafe(make(), self._loop).result(20)
 
-    def client(self, key: AccessKey | None = None, **more: Any) -> Any:
-        """A real boto3 client of the control plane, that tries once."""
+    def client(self, key: AccessKey | None = None, *, service: str = "bedrock-agentcore-control", **more: Any) -> Any:
+        """A real boto3 client, of the control plane unless told, that tries once."""
         key = key or self.key
         arguments = {
             "region_name": REGION,
@@ -72,7 +73,7 @@ class ControlServer:
             "config": Config(retries={"total_max_attempts": 1}, parameter_validation=False),
             **more,
         }
-        return boto3.client("bedrock-agentcore-control", **arguments)
+        return boto3.client(service, **arguments)
 
     def _now(self) -> datetime:
         return service.utc_now() + self.clock_error
@@ -91,11 +92,14 @@ class ControlServer:
             store=store,
             vault=vault,
             preparer=self.preparer,
+            bundles=self.data_dir / "artifacts",
             uploads=uploads,
             warden=self.warden,
             region=REGION,
             wire=WIRE,
             data_plane={},
+            logs_root=self.data_dir / "logs",
+            holds_bucket=LocalBuckets(self.buckets).has,
             now=self._now,
             **self.limits,
         )

@@ -17,6 +17,9 @@ from botocore.credentials import Credentials
 from control_parts import ACCOUNT, HERE, REGION, put_zip, stored
 from control_server import ControlServer
 
+from freehold.artifacts.base import S3Object
+from freehold.artifacts.bucket_layout import VERSIONS
+from freehold.artifacts.local_bucket import LocalBuckets
 from freehold.domain.errors import Unavailable
 from freehold.domain.sessions import SessionKey, SessionState
 from freehold.store.base import Scope
@@ -89,7 +92,9 @@ def put(server: ControlServer, target: str, body: bytes, *, sent: bytes | None =
 
 
 def objects(server: ControlServer) -> set[str]:
-    return {str(path.relative_to(server.buckets)) for path in server.buckets.rglob("*") if path.is_file()}
+    """The objects, without the versions that are kept of them."""
+    found = {path.relative_to(server.buckets) for path in server.buckets.rglob("*") if path.is_file()}
+    return {str(path) for path in found if path.parts[0] != VERSIONS}
 
 
 # -- uploads ------------------------------------------------------------------------------------------------------
@@ -101,7 +106,11 @@ def test_an_upload_is_kept_byte_for_byte(server: ControlServer, size: int):
     answer = put(server, f"{BUCKETS}/my-code/deep/er/agent.zip", body)
     assert answer.status == 200
     digest = hashlib.sha256(body).hexdigest()
-    assert answer.json() == {"bucket": "my-code", "key": "deep/er/agent.zip", "size": size, "sha256": digest}
+    said = answer.json()
+    version_id = said.pop("versionId")
+    assert said == {"bucket": "my-code", "key": "deep/er/agent.zip", "size": size, "sha256": digest}
+    with LocalBuckets(server.buckets).open(S3Object("my-code", "deep/er/agent.zip", version_id)) as version:
+        assert version.read() == body
     assert (server.buckets / "my-code/deep/er/agent.zip").read_bytes() == body
     assert objects(server) == {"code/agent.zip", "my-code/deep/er/agent.zip"}
 
@@ -194,13 +203,13 @@ def session(generation: int, account: str = ACCOUNT) -> SessionInfo:
 
 
 def test_sessions_of_the_account_are_listed_page_by_page(server: ControlServer):
-    server.warden.running = [session(1), session(2, "444455556666"), session(3)]
+    server.warden.running = [session(1), session(2, "444455556666"), session(3), session(4)]
     first = signed(server, "GET", "/_freehold/v1/sessions?maxResults=2").json()
-    assert [line["generation"] for line in first["sessions"]] == [1]
+    assert [line["generation"] for line in first["sessions"]] == [1, 3]
     assert first["sessions"][0]["sessionId"] == "s" * 33
     assert first["sessions"][0]["idleSeconds"] == 1.5
     second = signed(server, "GET", f"/_freehold/v1/sessions?maxResults=2&after={first['nextAfter']}").json()
-    assert [line["generation"] for line in second["sessions"]] == [3]
+    assert [line["generation"] for line in second["sessions"]] == [4]
     assert "nextAfter" not in second
 
 
@@ -211,7 +220,7 @@ def test_a_number_that_is_none_is_refused(server: ControlServer, query: str):
 
 
 def test_while_the_warden_is_away_sessions_are_unavailable(server: ControlServer):
-    async def away(*, after: int, limit: int) -> list[SessionInfo]:
+    async def away(**_: object) -> list[SessionInfo]:
         raise Unavailable("the other process has gone")
 
     server.warden.sessions = away  # type: ignore[method-assign]
@@ -226,6 +235,11 @@ def test_while_the_warden_is_away_sessions_are_unavailable(server: ControlServer
         ("GET", "/_freehold/v1/", 404),
         ("GET", f"{BUCKETS}/code/agent.zip", 405),
         ("DELETE", "/_freehold/v1/runtimes", 405),
+        ("PUT", "/_freehold/v1/sessions/1", 405),
+        ("DELETE", "/_freehold/v1/sessions/ended", 405),
+        ("GET", "/_freehold/v1/keys/AKIA/disable", 405),
+        ("POST", "/_freehold/v1/logs", 405),
+        ("GET", "/_freehold/v1/runtimes/a/b", 404),
     ],
 )
 def test_unknown_operator_endpoints_are_told_in_awss_shape(server: ControlServer, method: str, path: str, status: int):

@@ -89,6 +89,7 @@ def test_a_new_version_becomes_ready_with_everything_a_session_needs(tmp_path: P
         digest = house.store.get_runtime(key)[1].digest
         assert digest is not None
         assert launch.code_dir.endswith(digest)
+        assert house.preparer.released == [digest]
 
     run(tmp_path, story)
 

@@ -182,7 +182,16 @@ def test_control_that_stays_away_is_told_as_unavailable(stages: Callable[..., St
         assert json.loads(body)["message"]
 
 
-@pytest.mark.parametrize("answer", [b"", b"garbage\r\n\r\n", b"HTTP/1.1 200"])
+@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 200"])
+def test_control_that_goes_away_before_it_answers_is_told_as_unavailable(stage: Stage, answer: bytes) -> None:
+    stage.control.http_agent = says(answer, close=True)
+    with stage.connect() as sock:
+        sock.sendall(b"GET /x HTTP/1.1\r\nHost: a\r\n\r\n")
+        status, headers, _ = read_response(sock)
+    assert (status, headers["x-amzn-errortype"]) == (503, "ServiceUnavailableException")
+
+
+@pytest.mark.parametrize("answer", [b"garbage\r\n\r\n"])
 def test_control_that_breaks_off_is_told_as_an_internal_error(stage: Stage, answer: bytes) -> None:
     stage.control.http_agent = says(answer, close=True)
     with stage.connect() as sock:

@@ -42,6 +42,7 @@ from freehold.domain.runtimes import ServerProtocol
 from freehold.domain.sessions import EndReason
 
 OK = b"HTTP/1.1 200 OK\r\n"
+TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 
 
 def invoke(stage: Stage, payload: bytes = b"{}", *, key: AccessKey = KEY, **members: str) -> dict[str, object]:
@@ -89,7 +90,7 @@ def test_only_named_headers_reach_the_agent(stage: Stage) -> None:
         "X-Other": "no",
         "Cookie": "no",
         "X-Forwarded-For": "no",
-        "traceparent": "00-1-2-03",
+        "traceparent": f"00-{TRACE}-{SPAN}-01",
         "baggage": "a=b",
         "Accept": "text/event-stream",
         "Content-Type": "text/plain",
@@ -109,8 +110,9 @@ def test_only_named_headers_reach_the_agent(stage: Stage) -> None:
         "content-length": "8",
         "x-amzn-bedrock-agentcore-runtime-session-id": SESSION,
         "x-tenant": "blue",
+        "x-amzn-trace-id": f"Root=1-{TRACE[:8]}-{TRACE[8:]};Parent={SPAN};Sampled=1",
         "x-amzn-bedrock-agentcore-runtime-custom-color": "red",
-        "traceparent": "00-1-2-03",
+        "traceparent": f"00-{TRACE}-{SPAN}-01",
         "baggage": "a=b",
         "accept": "text/event-stream",
         "content-type": "text/plain",

@@ -13,6 +13,13 @@ STARTED = time.time()
 remembered = []
 
 
+def target(descriptor):
+    try:
+        return os.readlink(descriptor)
+    except FileNotFoundError:
+        return None  # the one that the directory was read with
+
+
 def act(told, handler):
     match told.get("do"):
         case "echo":
@@ -39,7 +46,7 @@ def act(told, handler):
             except OSError as error:
                 return {"error": type(error).__name__}
         case "descriptors":
-            return {"targets": sorted(os.readlink(one) for one in list(Path("/proc/self/fd").iterdir())[:-1])}
+            return {"targets": sorted(filter(None, map(target, Path("/proc/self/fd").iterdir())))}
         case "processes":
             found = {}
             for name in (one.name for one in Path("/proc").iterdir()):

@@ -23,8 +23,8 @@ THIS = f"PYTHON_3_{sys.version_info.minor}"
 def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty directory to be PATH, and a host that has no interpreters elsewhere."""
     monkeypatch.setattr(interpreters, "_SYSTEM_DIRECTORIES", ())
-    monkeypatch.delenv("XDG_DATA_HOME", raising=False)
-    monkeypatch.delenv("UV_PYTHON_INSTALL_DIR", raising=False)
+    for name in ("XDG_DATA_HOME", "UV_PYTHON_INSTALL_DIR", "PYENV_ROOT", "NVM_DIR"):
+        monkeypatch.delenv(name, raising=False)
     (tmp_path / "path" / "bin").mkdir(parents=True)
     (tmp_path / "home").mkdir()
     return tmp_path
@@ -152,7 +152,8 @@ def test_what_is_missing_is_told_with_what_there_is_and_how_to_get_it(bare: Path
         finder(bare).find("PYTHON_3_14")
     assert str(caught.value) == (
         f"The runtime PYTHON_3_14 is not installed on this server; it has {', '.join(available)}. Install it on the "
-        "server, for example with `uv python install 3.14`, or choose another runtime."
+        "server, for example with `uv python install 3.14`, name its executable in the setting "
+        "artifacts.interpreters.PYTHON_3_14, or choose another runtime."
     )
     with pytest.raises(ArtifactRejected, match=r"Install Node\.js 22"):
         finder(bare).find("NODE_22")

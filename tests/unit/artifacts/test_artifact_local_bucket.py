@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from freehold.artifacts.base import ArtifactRejected, S3Object
+from freehold.artifacts.bucket_layout import versions_parts
 from freehold.artifacts.local_bucket import LocalBuckets
 
 
@@ -84,11 +85,49 @@ def test_a_named_pipe_is_no_object_and_nobody_waits_for_it(root: Path) -> None:
     assert "does not exist" in refusal(root, "code", "pipe.zip")
 
 
-def test_a_version_of_an_object_is_refused_with_what_to_do(root: Path) -> None:
-    message = refusal(root, "code", "agent.zip", "v1")
-    assert (
-        message == "s3://code/agent.zip is in a local bucket, and local buckets keep no versions: leave out versionId."
-    )
+VERSION = "0123456789abcdef" * 2
+
+
+def put_version(root: Path, key: str, version_id: str, data: bytes) -> None:
+    directory = root.joinpath(*versions_parts("code", key))
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / version_id).write_bytes(data)
+
+
+def test_a_version_is_read_whatever_has_become_of_the_object(root: Path) -> None:
+    put_version(root, "agent.zip", VERSION, b"older zip")
+    for _ in range(2):
+        with LocalBuckets(root).open(S3Object("code", "agent.zip", VERSION)) as file:
+            assert file.read() == b"older zip"
+        (root / "code" / "agent.zip").unlink(missing_ok=True)
+
+
+def test_the_version_null_is_the_file_that_was_put_by_hand(root: Path) -> None:
+    with LocalBuckets(root).open(S3Object("code", "agent.zip", "null")) as file:
+        assert file.read() == b"zip"
+
+
+@pytest.mark.parametrize(
+    "version_id", ["v1", "f" * 32, VERSION.upper(), "", "..", "../agent.zip", "a" * 31 + "/", VERSION + "\n", "\0"]
+)
+def test_a_version_that_is_not_kept_is_told(root: Path, version_id: str) -> None:
+    put_version(root, "agent.zip", VERSION, b"older zip")
+    message = refusal(root, "code", "agent.zip", version_id)
+    assert message.startswith("s3://code/agent.zip has no version ")
+    assert "artifacts.local_versions" in message
+    assert message.isprintable()
+
+
+def test_a_version_of_one_object_is_none_of_another(root: Path) -> None:
+    put_version(root, "agent.zip", VERSION, b"older zip")
+    assert "has no version" in refusal(root, "code", "deep/er/agent.zip", VERSION)
+
+
+def test_a_bucket_is_a_directory_with_a_buckets_name(root: Path) -> None:
+    (root / "file").write_bytes(b"")
+    (root / "linked").symlink_to(root / "code")
+    found = [name for name in ("code", "file", "linked", "other", ".uploads", "..", "") if LocalBuckets(root).has(name)]
+    assert found == ["code"]
 
 
 def test_no_descriptor_is_left_open(root: Path) -> None:

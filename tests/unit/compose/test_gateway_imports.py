@@ -3,7 +3,18 @@ from __future__ import annotations
 import subprocess
 import sys
 
-HEAVY = ("botocore", "boto3", "sqlalchemy", "alembic", "starlette", "pydantic", "uvicorn", "cryptography")
+HEAVY = (
+    "botocore",
+    "boto3",
+    "sqlalchemy",
+    "alembic",
+    "starlette",
+    "pydantic",
+    "uvicorn",
+    "cryptography",
+    "opentelemetry",
+    "prometheus_client",
+)
 
 
 def test_a_gateway_worker_imports_no_botocore_and_no_sql():

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import botocore.session
 import pytest
-from tools import coverage
+from tools import coverage, coverage_table, divergences
 from tools.coverage_table import ABSENT, CONTROL, DATA, OPERATIONS, Entry, Operation, Status
 
-from freehold.control import configuration, runtimes
+from freehold.control import configuration
+from freehold.control.operations import OPERATIONS as CONTROL_OPERATIONS
 from freehold.domain.errors import ValidationFailed
+
+ROOT = Path(__file__).parents[3]
 
 
 def model(service: str, operation: str) -> Any:
@@ -77,7 +82,7 @@ def test_a_member_that_the_table_does_not_name_is_noticed(monkeypatch: pytest.Mo
     said = OPERATIONS["DeleteAgentRuntime"]
     cut = {name: entry for name, entry in said.input.items() if name != "clientToken"}
     monkeypatch.setitem(
-        OPERATIONS, "DeleteAgentRuntime", Operation(CONTROL, cut | {"colour": Entry(Status.WORKS)}, said.output)
+        OPERATIONS, "DeleteAgentRuntime", Operation(CONTROL, cut | {"colour": Entry(Status.ACTS)}, said.output)
     )
     assert list(coverage.differences(models())) == [
         "DeleteAgentRuntime input: clientToken is not in the table",
@@ -86,13 +91,46 @@ def test_a_member_that_the_table_does_not_name_is_noticed(monkeypatch: pytest.Mo
 
 
 def test_a_member_below_one_that_works_does_not_work_by_itself():
-    table = {"a": Entry(Status.WORKS), "b": Entry(Status.REFUSED, "why")}
+    table = {"a": Entry(Status.ACTS), "b": Entry(Status.REFUSED, "why")}
     assert coverage.resolve(table, "a.new") is None
     assert coverage.resolve(table, "b.new[].deeper") == Entry(Status.REFUSED)
 
 
+def known_tests() -> set[str]:
+    return {
+        name
+        for path in ROOT.glob("tests/**/test_*.py")
+        for name in re.findall(r"^(?:async )?def (test_\w+)", path.read_text(), re.MULTILINE)
+    }
+
+
+def test_every_member_that_acts_names_a_test_that_there_is():
+    entries = [entry for said in OPERATIONS.values() for entry in said.input.values()]
+    acting = {entry.test for entry in entries if entry.status is Status.ACTS}
+    assert acting - known_tests() == set()
+
+
+def test_every_divergence_names_a_test_that_there_is():
+    assert {each.test for each in divergences.load()} - known_tests() == set()
+
+
+def test_a_divergence_without_a_reason_or_with_another_ones_id_is_refused():
+    whole = dict.fromkeys(("id", "what", "aws", "freehold", "source", "why", "test"), "x")
+    with pytest.raises(divergences.DivergencesWrong, match="does not say"):
+        divergences.read({"divergence": [whole | {"why": ""}]})
+    with pytest.raises(divergences.DivergencesWrong, match="twice"):
+        divergences.read({"divergence": [whole, whole]})
+
+
+@pytest.mark.parametrize("row", [{}, {"acts": "test_x", "refused": True}, {"told": True}, {"refused": True, "x": 1}])
+def test_a_row_that_does_not_say_exactly_one_thing_is_refused(row: dict[str, Any]):
+    data = {"operations": {"Do": {"service": CONTROL, "input": {"a": row}, "output": {}}}, "absent": {}, "groups": {}}
+    with pytest.raises(coverage_table.FieldsWrong, match="Do input a"):
+        coverage_table.read(data)
+
+
 def test_the_operations_are_those_that_control_has():
-    assert {name for name, said in OPERATIONS.items() if said.service == CONTROL} == set(runtimes.OPERATIONS)
+    assert {name for name, said in OPERATIONS.items() if said.service == CONTROL} == set(CONTROL_OPERATIONS)
     assert not set(ABSENT) & set(OPERATIONS)
 
 
@@ -118,4 +156,4 @@ def test_what_is_said_to_work_is_accepted_and_told_again():
     for name in asked.keys() - {"agentRuntimeName"}:
         assert told[name] == asked[name]
         entry = OPERATIONS["GetAgentRuntime"].output[name]
-        assert entry.status in (Status.WORKS, Status.STORED)
+        assert entry.status is Status.TOLD

@@ -88,3 +88,34 @@ def test_loopback_needs_nothing(host: str):
 def test_process_mode_is_never_reachable_from_outside():
     with pytest.raises(settings.SettingsError, match="isolates nothing"):
         load(FREEHOLD_SERVER__HOST="0.0.0.0", FREEHOLD_SERVER__BEHIND_TLS="1", FREEHOLD_SANDBOX__MODE="process")
+
+
+def test_buckets_and_interpreters_are_read_from_file_and_environment(tmp_path: Path):
+    found = load(
+        '[artifacts]\ns3_buckets = ["code-*"]\ninterpreters = { PYTHON_3_12 = "/opt/p/bin/python" }\n',
+        None,
+        tmp_path,
+        FREEHOLD_ARTIFACTS__INTERPRETERS__NODE_22="/opt/n/bin/node",
+    )
+    assert found.artifacts.s3_buckets == ("code-*",)
+    assert found.artifacts.interpreters == {"PYTHON_3_12": "/opt/p/bin/python", "NODE_22": "/opt/n/bin/node"}
+    assert load(FREEHOLD_ARTIFACTS__S3_BUCKETS="one, two-?").artifacts.s3_buckets == ("one", "two-?")
+
+
+def test_no_bucket_of_s3_may_be_read_by_default():
+    assert load().artifacts.s3_buckets == ()
+
+
+@pytest.mark.parametrize(
+    ("environment", "named"),
+    [
+        ({"FREEHOLD_ARTIFACTS__S3_BUCKETS": "s3://code"}, "artifacts.s3_buckets"),
+        ({"FREEHOLD_ARTIFACTS__INTERPRETERS__PYTHON_2_7": "/usr/bin/python"}, "PYTHON_2_7 is not a managed runtime"),
+        ({"FREEHOLD_ARTIFACTS__INTERPRETERS__NODE_22": "node"}, "'node' is not an absolute path"),
+        ({"FREEHOLD_ARTIFACTS__MAX_CACHE_MIB": "0"}, "artifacts.max_cache_mib"),
+        ({"FREEHOLD_ARTIFACTS__LOCAL_VERSIONS": "0"}, "artifacts.local_versions"),
+    ],
+)
+def test_a_wrong_setting_for_artifacts_is_refused_by_name(environment: dict[str, str], named: str):
+    with pytest.raises(settings.SettingsError, match=named.replace(".", r"\.")):
+        load(**environment)

@@ -380,3 +380,25 @@ def test_what_was_stored_is_there_after_reopening(tmp_path: Path):
     assert second.unfinished() == [KEY]
     assert second.replayed(HERE, once(), now=NOW) is not None
     second.close()
+
+
+def test_digests_are_those_of_versions_that_exist_and_a_deleted_one_is_still_known(store: SqliteStore):
+    create(store)
+    assert store.digests() == frozenset()
+    assert store.get_digest(KEY, 1) is None
+    ready(store)
+    update(store)
+    store.version_ready(KEY, 2, digest="sha256:2", launch=launch(2), now=NOW)
+    create(store, new("other-0123456789", "other"), scope=OTHERS)
+    other = RuntimeKey(OTHERS, "other-0123456789")
+    store.version_ready(other, 1, digest="sha256:2", launch=launch(), now=NOW)
+    assert store.digests() == {"sha256:1", "sha256:2"}
+    store.delete_version(KEY, 1, keep=frozenset(), once=None, now=NOW)
+    assert store.digests() == {"sha256:2"}
+    assert store.get_digest(KEY, 1) == "sha256:1"
+    assert store.get_digest(KEY, 3) is None
+    store.begin_delete(KEY, once=None, now=NOW)
+    assert store.digests() == {"sha256:2"}
+    store.remove_runtime(KEY)
+    assert store.get_digest(KEY, 1) is None
+    assert store.digests() == {"sha256:2"}, "the other account's"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from freehold.domain.errors import NotFound
+from freehold.domain.errors import Conflict, NotFound
 from freehold.store.base import AccessKeyRow, Scope, StoreRefused
 from freehold.store.sqlite import SqliteStore, open_store
 from freehold.store.vault import Vault, open_vault
@@ -121,13 +121,29 @@ def test_neither_a_vault_nor_a_key_row_shows_its_secret():
 
 
 def test_a_disabled_key_keeps_the_instant_it_was_disabled(store: SqliteStore):
+    store.add_access_key(AccessKeyRow("AKIA0", HERE, b"sealed", NOW))
     store.add_access_key(AccessKeyRow("AKIA1", HERE, b"sealed", NOW))
     store.disable_access_key("AKIA1", now=NOW)
     store.disable_access_key("AKIA1", now=NOW.replace(year=2027))
     row = store.get_access_key("AKIA1")
     assert row is not None
     assert row.disabled_at == NOW
-    assert store.list_access_keys() == [row]
+    assert store.list_access_keys()[1:] == [row]
     with pytest.raises(NotFound):
         store.disable_access_key("AKIA2", now=NOW)
     assert store.get_access_key("AKIA2") is None
+
+
+def test_the_last_usable_key_of_an_account_can_be_neither_disabled_nor_deleted(store: SqliteStore):
+    elsewhere = Scope("999988887777", HERE.region)
+    for key_id, scope in (("AKIA1", HERE), ("AKIA2", HERE), ("AKIA3", elsewhere)):
+        store.add_access_key(AccessKeyRow(key_id, scope, b"sealed", NOW))
+    store.disable_access_key("AKIA1", now=NOW)
+    for verb in (store.delete_access_key, lambda key_id: store.disable_access_key(key_id, now=NOW)):
+        for last in ("AKIA2", "AKIA3"):
+            with pytest.raises(Conflict, match="last"):
+                verb(last)
+    store.delete_access_key("AKIA1")
+    assert [row.access_key_id for row in store.list_access_keys()] == ["AKIA2", "AKIA3"]
+    with pytest.raises(NotFound):
+        store.delete_access_key("AKIA1")

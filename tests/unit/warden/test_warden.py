@@ -14,6 +14,7 @@ from freehold.domain import errors
 from freehold.domain.launch import Interpreter, LaunchSpec, Program
 from freehold.domain.runtimes import ServerProtocol
 from freehold.domain.sessions import EndReason, SessionKey, SessionState
+from freehold.domain.usage import Usage
 from freehold.warden import protocol
 from freehold.warden.journal import Journal
 from freehold.warden.output import AgentLogs
@@ -108,6 +109,8 @@ class FakeBackend:
         self.crash_at_start = False
         self.fail_stop = False
         self.at_once = self.most_at_once = 0
+        self.listens = frozenset()
+        self.refuse_dials = False
         self._tasks = set()
 
     async def open(self): ...
@@ -129,7 +132,7 @@ class FakeBackend:
 
     async def dial(self, ref, port, *, wait_s=0.0):
         agent = self.agents[ref.generation]
-        if agent.exit.done() or agent.refuses:
+        if agent.exit.done() or agent.refuses or self.refuse_dials:
             raise ConnectionRefusedError("gone")
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
@@ -142,6 +145,12 @@ class FakeBackend:
 
     def output_tail(self, ref):
         return "Traceback: it broke" if self.crash_at_start else ""
+
+    async def usage(self, refs):
+        return {ref.generation: Usage(cpu_s=1.5) for ref in refs if ref.generation in self.agents}
+
+    async def listening(self, ref):
+        return self.listens
 
     async def stop(self, ref):
         await asyncio.sleep(0)
@@ -170,6 +179,7 @@ class House:
         self.clock = FakeClock()
         self.backend = FakeBackend()
         self.journal = Journal(tmp_path / "journal")
+        self.logs = AgentLogs(tmp_path / "logs")
         self.loads = 0
         self.launches = {1: LAUNCH, 2: dataclasses.replace(LAUNCH, version=2)}
         self.warden = Warden(
@@ -178,7 +188,7 @@ class House:
             load_launch=self.load,
             bounds=WardenLimits(**{"max_sessions": 10, "max_concurrent_starts": 4, **bounds}),
             public_url="http://127.0.0.1:2673",
-            logs=AgentLogs(tmp_path / "logs"),
+            logs=self.logs,
             clock=self.clock,
         )
         self.worker = Worker()
@@ -200,7 +210,7 @@ class House:
         return await self.warden.handle(worker or self.worker, message, [])
 
     def running(self):
-        return self.warden._list(protocol.ListSessions()).sessions
+        return [self.warden._info(session) for session in self.warden._by_generation.values()]
 
 
 def house(test, tmp_path, **bounds):
@@ -209,6 +219,7 @@ def house(test, tmp_path, **bounds):
             built = House(tmp_path, **bounds)
             await test(built)
             await built.warden.aclose()
+            built.logs.aclose()
             assert not built.backend.made or built.backend.fail_stop
 
     asyncio.run(body())
@@ -533,5 +544,66 @@ def test_a_session_list_has_pages(tmp_path):
         page = await h.tell(protocol.ListSessions(after=generations[1], limit=2))
         assert [info.generation for info in page.sessions] == generations[2:4]
         assert {info.state for info in page.sessions} == {SessionState.READY}
+
+    house(test, tmp_path)
+
+
+def test_an_operator_ends_a_session_also_while_it_starts_and_finds_out_why_it_ended(tmp_path):
+    async def test(h):
+        serving = await h.claim()
+        h.backend.gate.clear()
+        starting = asyncio.create_task(h.claim(session="t" * 33))
+        await settle()
+        account = key().account
+        (pending,) = set(h.warden._by_generation) - {serving.generation}
+        for generation in (serving.generation, pending):
+            stop = asyncio.create_task(h.tell(protocol.StopGeneration(account, generation)))
+            await settle()
+            h.backend.gate.set()
+            await stop
+            found = await h.tell(protocol.FindSession(account, generation))
+            assert found.ended.reason is EndReason.OPERATOR
+        with pytest.raises(errors.RetryableConflict):
+            await starting
+        page = await h.tell(protocol.ListEnded(account))
+        assert [record.generation for record in page.sessions] == [pending, serving.generation]
+        assert page.sessions[1].usage == Usage(cpu_s=1.5)
+
+    house(test, tmp_path)
+
+
+def test_another_account_neither_finds_nor_stops_a_session(tmp_path):
+    async def test(h):
+        claimed = await h.claim()
+        for message in (protocol.FindSession, protocol.StopGeneration):
+            with pytest.raises(errors.NotFound):
+                await h.tell(message("9" * 12, claimed.generation))
+        assert (await h.tell(protocol.ListSessions(account="9" * 12))).sessions == []
+        assert len((await h.tell(protocol.ListSessions(account=key().account, with_usage=True))).sessions) == 1
+
+    house(test, tmp_path)
+
+
+def test_ended_sessions_are_remembered_by_the_next_warden_with_their_requests(tmp_path):
+    async def first(h):
+        claimed = await h.claim()
+        await h.tell(protocol.Release(claimed.generation, 0.0, requests=7))
+
+    async def second(h):
+        (record,) = (await h.tell(protocol.ListEnded(key().account))).sessions
+        assert (record.reason, record.requests) == (EndReason.SHUTDOWN, 7)
+        assert record.ended_at >= record.started_at
+
+    house(first, tmp_path)
+    house(second, tmp_path)
+
+
+def test_a_start_that_takes_too_long_names_the_port_the_agent_listens_on(tmp_path):
+    async def test(h):
+        h.backend.listens = frozenset({5000})
+        h.warden._bounds = dataclasses.replace(h.warden._bounds, start_timeout_s=0.05)
+        h.backend.refuse_dials = True
+        with pytest.raises(errors.StartFailed, match="listens on port 5000, and HTTP agents must listen on port 8080"):
+            await h.claim()
 
     house(test, tmp_path)

@@ -23,10 +23,13 @@ from freehold.backends.base import BackendUnavailable, Exit, SessionRef, StartSp
 from freehold.backends.sandbox import bubblewrap, cgroups, etc, refusal, seccomp
 from freehold.backends.sandbox.supervisor import STAGE, Plan
 from freehold.backends.sandbox.uids import NoUidLeft, Uids, reserved_ranges
+from freehold.backends.supervision import observing
+from freehold.backends.supervision.inlets import Inlet, OnInlet
 from freehold.backends.supervision.output import OnLine
 from freehold.backends.supervision.removal import Remains
 from freehold.backends.supervision.sessions import STOP_GRACE_S, Session, Sessions, raise_descriptor_limit
 from freehold.domain.errors import StartFailed
+from freehold.domain.usage import Usage
 
 BWRAP_PROCESSES = 2
 """bwrap's own, which are counted with an agent's."""
@@ -51,7 +54,8 @@ class SandboxBackend:
     `sessions_root` and the directory `sandbox` beside it belong to this backend alone; their parent is the server's
     data directory, which no agent may see.
     `instance` names the server among others on this host. `uid_first` is used by root only. `on_line` gets each line
-    that an agent prints.
+    that an agent prints. `inlets` are addresses in each session's own network; `on_inlet` gets the connections that
+    agents make to them.
     """
 
     def __init__(
@@ -62,17 +66,21 @@ class SandboxBackend:
         limits: SandboxLimits,
         uid_first: int,
         on_line: OnLine,
+        inlets: Collection[Inlet] = (),
+        on_inlet: OnInlet | None = None,
         stop_grace_s: float = STOP_GRACE_S,
     ) -> None:
         self._root = sessions_root
         self._etc = sessions_root.with_name("sandbox") / "etc"
         self._instance = instance
         self._limits = limits
+        self._inlets = [(inlet.name, inlet.host, inlet.port) for inlet in inlets]
         self._uids = Uids(uid_first, _subuids()) if os.geteuid() == 0 else None
         self._sessions = Sessions(
             sessions_root,
             supervisor="freehold.backends.sandbox.supervisor",
             on_line=on_line,
+            on_inlet=on_inlet,
             stop_grace_s=stop_grace_s,
         )
         self._bwrap: bubblewrap.Bubblewrap | None = None
@@ -105,6 +113,12 @@ class SandboxBackend:
                 remedy="run as root, or as a systemd service with Delegate=yes and DelegateSubgroup=server",
             )
         await self._try_out()
+
+    @property
+    def unlimited(self) -> tuple[str, ...]:
+        """What is not limited for each session, since no cgroup can be written for it. Known once it is open."""
+        assert self._cgroups is not None
+        return self._cgroups.missing
 
     async def _try_out(self) -> None:
         """Start a whole sandbox once. Raises BackendUnavailable."""
@@ -211,6 +225,7 @@ class SandboxBackend:
             open_files=self._limits.open_files,
             processes=processes if session.uid is not None or _counts_by_namespace() else None,
             cgroups=self._cgroups.make(session.generation, cgroups.Limits(self._limits.memory_bytes, processes)),
+            inlets=self._inlets,
             uid=session.uid,
             stage=stage,
         )
@@ -225,6 +240,28 @@ class SandboxBackend:
 
     def output_tail(self, ref: SessionRef) -> str:
         return self._sessions.output_tail(ref.generation)
+
+    async def usage(self, refs: Collection[SessionRef]) -> dict[int, Usage]:
+        groups = self._cgroups
+        assert groups is not None
+        found = await self._sessions.processes({self._bwrap_name(ref.generation): ref.generation for ref in refs})
+
+        def counted(generation: int, processes: list[observing.Seen]) -> Usage:
+            seen = observing.usage_of(processes)
+            by_group = groups.usage(generation)
+            return Usage(
+                # Of a session whose processes have ended only a cgroup still knows.
+                cpu_s=seen.cpu_s if by_group.cpu_s is None and processes else by_group.cpu_s,
+                memory_bytes=seen.memory_bytes if by_group.memory_bytes is None else by_group.memory_bytes,
+                memory_peak_bytes=by_group.memory_peak_bytes or seen.memory_peak_bytes,
+                processes=seen.processes,
+            )
+
+        return await asyncio.to_thread(lambda: {key: counted(key, processes) for key, processes in found.items()})
+
+    async def listening(self, ref: SessionRef) -> frozenset[int]:
+        found = await self._sessions.processes({self._bwrap_name(ref.generation): ref.generation})
+        return await asyncio.to_thread(observing.listening, found.get(ref.generation, []))
 
     # -- stop ------------------------------------------------------------------------------------------------
 

@@ -71,12 +71,13 @@ def find(stage_root: str) -> Bubblewrap | None:
     if found is None:
         return None
     path = Path(found).resolve()
-    if path.stat().st_mode & stat.S_ISUID or _version(path) < OLDEST_VERSION:
+    if path.stat().st_mode & stat.S_ISUID or version(path) < OLDEST_VERSION:
         return None
     return Bubblewrap(path, {"bwrap": str(path.parent)}, f"{stage_root}/bwrap/{path.name}")
 
 
-def _version(path: Path) -> tuple[int, ...]:
+def version(path: Path) -> tuple[int, ...]:
+    """Of a bwrap; (0,) when it does not say."""
     told = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=10, check=False).stdout
     match = re.search(r"(\d+)\.(\d+)\.(\d+)", told)
     return tuple(map(int, match.groups())) if match else (0,)

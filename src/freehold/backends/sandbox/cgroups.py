@@ -12,7 +12,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from freehold.domain.usage import Usage
+
 CONTROLLERS = ("memory", "pids")
+_COUNTERS = {
+    1: {"memory_bytes": "memory.usage_in_bytes", "memory_peak_bytes": "memory.max_usage_in_bytes"},
+    2: {"memory_bytes": "memory.current", "memory_peak_bytes": "memory.peak"},
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +70,23 @@ class Cgroups:
     def of(self, generation: int) -> list[str]:
         """The directories of a session's cgroups, whether they exist or not."""
         return [str(parent.directory / str(generation)) for parent in self._parents]
+
+    def usage(self, generation: int) -> Usage:
+        """What a session's cgroups have counted, also of processes that have ended."""
+        counted: dict[str, int] = {}
+        for parent in self._parents:
+            directory = parent.directory / str(generation)
+            for name, file in _COUNTERS[parent.version].items():
+                if (value := _number(directory / file)) is not None:
+                    counted[name] = value
+            if parent.version == 2 and (used_us := _flat(directory / "cpu.stat", "usage_usec")) is not None:
+                counted["cpu_us"] = used_us
+        cpu_us = counted.get("cpu_us")
+        return Usage(
+            cpu_s=None if cpu_us is None else cpu_us / 1_000_000,
+            memory_bytes=counted.get("memory_bytes"),
+            memory_peak_bytes=counted.get("memory_peak_bytes"),
+        )
 
     def leftover(self) -> dict[int, list[str]]:
         """Every session's cgroups by generation, wherever in the mounted hierarchies an earlier run made them."""
@@ -228,6 +251,23 @@ def _write(path: Path, value: str) -> None:
         os.write(fd, value.encode())
     finally:
         os.close(fd)
+
+
+def _number(path: Path) -> int | None:
+    """The number in a file; None when the hierarchy, the kernel or the session has no such file."""
+    try:
+        return int(path.read_text())
+    except OSError:
+        return None
+
+
+def _flat(path: Path, name: str) -> int | None:
+    """One value of a file of `name value` lines."""
+    try:
+        lines = path.read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) for line in lines if line.startswith(f"{name} ")), None)
 
 
 def _unescape(word: str) -> str:

@@ -22,6 +22,7 @@ import time
 from dataclasses import dataclass, field
 
 from freehold.backends.supervision import linux
+from freehold.backends.supervision.inlets import Inlet
 from freehold.backends.supervision.supervisor import (
     KILL_TIMEOUT_S,
     SETUP_TIMEOUT_S,
@@ -54,6 +55,8 @@ class Plan:
     processes: int | None
     cgroups: list[str] = field(default_factory=list[str])
     """Files to write "0" to."""
+    inlets: list[tuple[str, str, int]] = field(default_factory=list[tuple[str, str, int]])
+    """Name, address and port of each (`supervision.inlets`)."""
     uid: int | None = None
     """The host uid to drop to; None to stay the ordinary user we are."""
     stage: dict[str, str] = field(default_factory=dict[str, str])
@@ -125,12 +128,18 @@ class SandboxSupervisor(Supervisor):
             linux.setns(owner, linux.CLONE_NEWUSER)
             os.close(owner)
             linux.setns(network, linux.CLONE_NEWNET)
+            self._open_inlets()
             linux.drop_all_capabilities()
         else:
             linux.setns(network, linux.CLONE_NEWNET)
+            self._open_inlets()
             linux.drop_to(self._plan.uid)
         os.close(network)
         linux.die_with_parent(self._launcher_pid)
+
+    def _open_inlets(self) -> None:
+        # Before the agent runs, which could take the ports, and with the privilege for low ones.
+        self.open_inlets(Inlet(*inlet) for inlet in self._plan.inlets)
 
     def _limit_processes(self, count: int) -> None:
         # Not before: as an ordinary user's the limit would count all that user's processes, but in the session's

@@ -20,15 +20,24 @@ MAX_DESCRIPTORS = 4
 
 
 class Channel:
-    """One SEQPACKET socket. `on_event` gets messages that answer no call; `on_close` is called once."""
+    """One SEQPACKET socket. `on_event` gets messages that answer no call; `on_close` is called once.
+
+    `on_descriptor` gets those that carry a descriptor, and owns it.
+    """
 
     def __init__(
-        self, sock: socket.socket, *, on_event: Callable[[dict[str, Any]], None], on_close: Callable[[], None]
+        self,
+        sock: socket.socket,
+        *,
+        on_event: Callable[[dict[str, Any]], None],
+        on_close: Callable[[], None],
+        on_descriptor: Callable[[dict[str, Any], int], None] | None = None,
     ) -> None:
         sock.setblocking(False)
         self._sock = sock
         self._on_event = on_event
         self._on_close = on_close
+        self._on_descriptor = on_descriptor
         self._loop = asyncio.get_running_loop()
         self._ids = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[tuple[dict[str, Any], list[int]]]] = {}
@@ -109,6 +118,9 @@ class Channel:
             return
         message: dict[str, Any] = json.loads(data)
         if "id" not in message:
+            if len(fds) == 1 and self._on_descriptor is not None:
+                self._on_descriptor(message, fds[0])
+                return
             _close_all(fds)
             self._on_event(message)
             return

@@ -15,12 +15,15 @@ MAX_LINE_BYTES = 8 * 1024
 TAIL_LINES = 64
 TAIL_BYTES = 8 * 1024
 READ_BYTES = 64 * 1024
+MAX_PIPE_BYTES = 1024 * 1024
+"""What a pipe holds at the most, as Linux has it for ordinary users."""
 BYTES_PER_TURN = 1024 * 1024
 """What is read of one session within TURN_S."""
 TURN_S = 1.0
+FULL_PAUSE_S = 0.1
 
-OnLine = Callable[[int, str, str], None]
-"""(generation, "stdout" or "stderr", line without its end)"""
+OnLine = Callable[[int, str, str], bool | None]
+"""(generation, "stdout" or "stderr", line without its end). False: it is taken, but read no more for a moment."""
 
 
 class Output:
@@ -33,6 +36,8 @@ class Output:
         self._partial: dict[int, tuple[str, bytearray]] = {}
         self._tail: deque[str] = deque(maxlen=TAIL_LINES)
         self._read_this_turn = 0
+        self._is_full = False
+        """Whoever keeps the lines can't take more just now."""
         self._turn: asyncio.TimerHandle | None = None
         self._drained = asyncio.Event()
 
@@ -54,22 +59,40 @@ class Output:
                 await self._drained.wait()
         except TimeoutError:
             # Somebody who outlives the agent holds the pipe, or there is more than we read so fast.
-            return
+            self._read_rest()
 
     def close(self) -> None:
         if self._turn is not None:
             self._turn.cancel()
+        self._read_rest()
         for fd in list(self._partial):
             self._end(fd)
 
     def _readable(self, fd: int) -> None:
+        if not self._read_once(fd):
+            return
+        if self._turn is None:
+            self._turn = self._loop.call_later(FULL_PAUSE_S if self._is_full else TURN_S, self._next_turn)
+        if self._is_full or self._read_this_turn >= BYTES_PER_TURN:
+            for other in self._partial:
+                self._loop.remove_reader(other)
+
+    def _read_rest(self) -> None:
+        """What is in the pipes just now: what an agent wrote before it ended is not to be lost."""
+        for fd in list(self._partial):
+            for _ in range(MAX_PIPE_BYTES // READ_BYTES):
+                if not self._read_once(fd):
+                    break
+
+    def _read_once(self, fd: int) -> bool:
+        """Read a part of a pipe; False when nothing is there or it has ended."""
         try:
             data = os.read(fd, READ_BYTES)
         except BlockingIOError:
-            return
+            return False
         if not data:
             self._end(fd)
-            return
+            return False
         stream, partial = self._partial[fd]
         partial += data
         *lines, rest = partial.split(b"\n")
@@ -80,15 +103,12 @@ class Output:
             rest = rest[MAX_LINE_BYTES:]
         self._partial[fd] = stream, rest
         self._read_this_turn += len(data)
-        if self._turn is None:
-            self._turn = self._loop.call_later(TURN_S, self._next_turn)
-        if self._read_this_turn >= BYTES_PER_TURN:
-            for other in self._partial:
-                self._loop.remove_reader(other)
+        return True
 
     def _next_turn(self) -> None:
         self._turn = None
         self._read_this_turn = 0
+        self._is_full = False
         for fd in self._partial:
             self._loop.add_reader(fd, self._readable, fd)
 
@@ -105,4 +125,5 @@ class Output:
         for start in range(0, max(1, len(line)), MAX_LINE_BYTES):
             text = bytes(line[start : start + MAX_LINE_BYTES]).decode("utf-8", "replace").rstrip("\r")
             self._tail.append(text)
-            self._on_line(self._generation, stream, text)
+            if self._on_line(self._generation, stream, text) is False:
+                self._is_full = True

@@ -21,7 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from freehold.backends.base import Exit
+from freehold.backends.supervision import observing
 from freehold.backends.supervision.channel import Channel
+from freehold.backends.supervision.inlets import OnInlet
 from freehold.backends.supervision.output import OnLine, Output
 from freehold.backends.supervision.removal import Remains
 from freehold.backends.supervision.supervisor import CONNECT_TIMEOUT_S, KILL_TIMEOUT_S, SETUP_TIMEOUT_S
@@ -57,10 +59,13 @@ class Session:
 class Sessions:
     """The table of sessions under `root`, and the launcher for supervisors of the module `supervisor`."""
 
-    def __init__(self, root: Path, *, supervisor: str, on_line: OnLine, stop_grace_s: float) -> None:
+    def __init__(
+        self, root: Path, *, supervisor: str, on_line: OnLine, stop_grace_s: float, on_inlet: OnInlet | None = None
+    ) -> None:
         self.root = root
         self._supervisor = supervisor
         self._on_line = on_line
+        self._on_inlet = on_inlet
         self._stop_grace_s = stop_grace_s
         self._sessions: dict[int, Session] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -116,6 +121,7 @@ class Sessions:
             ours,
             on_event=lambda event: self._on_event(session, event),
             on_close=lambda: self._on_supervisor_closed(session),
+            on_descriptor=lambda event, fd: self._on_connection(session, event["inlet"], fd),
         )
         try:
             handed.append(_memory_file(json.dumps(plan).encode()))
@@ -162,6 +168,11 @@ class Sessions:
         session = self._sessions.get(generation)
         return "" if session is None else session.output.tail()
 
+    async def processes(self, markers: dict[str, int]) -> dict[int, list[observing.Seen]]:
+        """Running sessions' processes by generation. `markers` is what each one's show."""
+        running = {marker: generation for marker, generation in markers.items() if generation in self._sessions}
+        return await asyncio.to_thread(observing.processes_of, running)
+
     def _on_event(self, session: Session, event: dict[str, Any]) -> None:
         match event["event"]:
             case "running":
@@ -174,6 +185,15 @@ class Sessions:
                 status = event["status"]
                 how = Exit(status, None) if status >= 0 else Exit(None, -status)
                 self._in_background(self._end(session, how, f"it ended with {how}"))
+
+    def _on_connection(self, session: Session, inlet: str, fd: int) -> None:
+        """The agent has connected to an inlet."""
+        connection = socket.socket(fileno=fd)
+        channel = session.channel
+        if self._on_inlet is None or channel is None:
+            connection.close()
+            return
+        self._on_inlet(session.generation, inlet, connection, lambda: channel.send({"do": "returned", "inlet": inlet}))
 
     def _on_supervisor_closed(self, session: Session) -> None:
         """The supervisor has gone; when it had not told how the agent ended, it was killed, and the agent with it."""

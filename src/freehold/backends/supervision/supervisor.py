@@ -5,9 +5,10 @@ the session's own socket; the agent has no channel to it. Not for: how an agent 
 Standard library only. Invariant: the supervisor reports the end of the agent only when every process of the session
 has gone.
 
-Asked: `{"do": "dial", "id", "port", "wait_s"}` and `{"do": "stop", "grace_s"}`. Told: `{"event": "running"}`,
-`{"event": "failed", "reason"}`, `{"event": "exited", "status"}` (negative for a signal), and to a dial `{"id"}` with
-a socket or `{"id", "error"}`.
+Asked: `{"do": "dial", "id", "port", "wait_s"}`, `{"do": "stop", "grace_s"}` and `{"do": "returned", "inlet"}`. Told:
+`{"event": "running"}`, `{"event": "failed", "reason"}`, `{"event": "exited", "status"}` (negative for a signal), to a
+dial `{"id"}` with a socket or `{"id", "error"}`, and `{"inlet"}` with a socket that the agent has connected to one
+(`inlets`).
 """
 
 from __future__ import annotations
@@ -21,8 +22,11 @@ import select
 import socket
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
+
+from freehold.backends.supervision.inlets import HeldInlet, Inlet
 
 SETUP_TIMEOUT_S = 30.0
 CONNECT_TIMEOUT_S = 5.0
@@ -79,6 +83,8 @@ class Supervisor(ABC):
         self._dials: dict[int, _Dial] = {}
         self._kill_at: float | None = None
         self._ask_at: float | None = None
+        self._inlets: dict[int, HeldInlet] = {}
+        """By descriptor."""
         self.child = -1
         """Descriptor of the process whose end is the session's."""
 
@@ -125,6 +131,9 @@ class Supervisor(ABC):
             poll = select.poll()
             poll.register(self._session, select.POLLIN)
             poll.register(self.child, select.POLLIN)
+            for held in self._inlets.values():
+                if held.takes_more:
+                    poll.register(held.socket, select.POLLIN)
             by_fd: dict[int, int] = {}
             for number, dial in self._dials.items():
                 if dial.sock is not None:
@@ -138,6 +147,8 @@ class Supervisor(ABC):
                     if not self._hear():
                         self.kill()
                         return
+                elif fd in self._inlets:
+                    self._pass_on(self._inlets[fd])
                 elif by_fd[fd] in self._dials:
                     self._connected(by_fd[fd])
 
@@ -174,9 +185,36 @@ class Supervisor(ABC):
             case "stop":
                 self._ask_at = time.monotonic()
                 self._kill_at = self._ask_at + request["grace_s"]
+            case "returned":
+                for held in self._inlets.values():
+                    if held.name == request["inlet"]:
+                        held.held -= 1
             case other:
                 raise ValueError(f"not a request: {other}")
         return True
+
+    # -- inlets ----------------------------------------------------------------------------------------------
+
+    def open_inlets(self, inlets: Iterable[Inlet]) -> None:
+        """Listen in this process's network. Raises OSError."""
+        for inlet in inlets:
+            held = HeldInlet(inlet)
+            self._inlets[held.socket.fileno()] = held
+
+    def _pass_on(self, held: HeldInlet) -> None:
+        try:
+            accepted = held.accept()
+            if accepted is None:
+                return
+            with accepted:
+                socket.send_fds(self._session, [json.dumps({"inlet": held.name}).encode()], [accepted.fileno()])
+        except (BrokenPipeError, ConnectionResetError):
+            # The warden has gone: the next look at its socket says so.
+            return
+        except OSError:
+            # No descriptors are left, here or in flight. A listener that can't be served would be polled for ever.
+            del self._inlets[held.socket.fileno()]
+            held.socket.close()
 
     def _agent_ended(self) -> None:
         for number in list(self._dials):

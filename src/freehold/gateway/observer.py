@@ -1,0 +1,173 @@
+"""What is told of each request once it has ended: counted, logged, and handed on as a span.
+
+For: `server`, which calls it once for each exchange. Not for the forms of any of the three (`freehold.observe`).
+Invariant: nothing here awaits or fails a request, and nothing is told of a runtime that its caller has not been
+recognised for.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+from freehold.gateway.exchange import Exchange
+from freehold.observe.access_log import AccessLog
+from freehold.observe.counts import Counts, add_latency
+from freehold.observe.spans import SpanQueue, SpanRecord
+
+UNREADABLE: Final = "Unreadable"
+"""In the place of an operation: what came was no request."""
+CLIENT_GONE: Final = "ClientGone"
+_THROTTLES: Final = frozenset({402, 429})
+"""Quota and rate: statuses of ServiceQuotaExceededException and ThrottlingException."""
+
+
+def fault_of(status: int) -> str:
+    """Whose fault a status tells of, in the service's words (spec section 8); empty for none."""
+    if status < 400:
+        return ""
+    if status in _THROTTLES:
+        return "throttle"
+    return "system" if status >= 500 else "user"
+
+
+class Observer:
+    """Counts, and where it is asked for logs and traces, the exchanges of one worker."""
+
+    def __init__(
+        self,
+        *,
+        region: str,
+        access_log: AccessLog | None = None,
+        spans: SpanQueue | None = None,
+        soon: Callable[[Callable[[], None]], object] | None = None,
+        wall_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self.counts: Final = Counts()
+        self._region = region
+        self._access_log = access_log
+        self._spans = spans
+        self._soon = soon
+        """Has something done a moment later."""
+        self._wall_ns = wall_ns
+
+    def ended(self, exchange: Exchange, now: float, *, whole: bool) -> None:
+        """`whole` says whether the caller was sent all of the answer."""
+        duration_s = now - exchange.started_at
+        error = exchange.error
+        code = exchange.error_code if error is None else error.code
+        if not whole and not code:
+            code = CLIENT_GONE
+        fault = fault_of(exchange.status if error is None else error.status)
+        series = self.counts.of(exchange.operation, exchange.account, exchange.runtime_id, exchange.endpoint)
+        series.invocations += 1
+        if fault == "throttle":
+            series.throttles += 1
+        elif fault == "user":
+            series.user_errors += 1
+        elif fault:
+            series.system_errors += 1
+        if not whole:
+            series.broken_off += 1
+        add_latency(series, duration_s)
+        series.bytes_in += exchange.bytes_in
+        series.bytes_out += exchange.bytes_out
+        if exchange.is_stream:
+            series.streamed_bytes_in += exchange.bytes_in
+            series.streamed_bytes_out += exchange.bytes_out
+        if self._access_log is not None:
+            self._log(self._access_log, exchange, code, duration_s, whole)
+        if self._spans is not None and exchange.trace is not None and exchange.trace.recorded:
+            self._spans.put(self._span(exchange, code, fault, duration_s))
+
+    def refused(self, code: str, status: int) -> None:
+        """What could not be read as a request."""
+        series = self.counts.of(UNREADABLE, "", "", "")
+        series.invocations += 1
+        if fault_of(status) == "system":
+            series.system_errors += 1
+        else:
+            series.user_errors += 1
+        add_latency(series, 0.0)
+        if self._access_log is not None:
+            self._write(self._access_log, {"operation": UNREADABLE, "status": status, "error": code})
+
+    def flush(self) -> None:
+        if self._access_log is not None:
+            self._access_log.flush()
+
+    def _log(self, access_log: AccessLog, exchange: Exchange, code: str, duration_s: float, whole: bool) -> None:
+        fields: dict[str, Any] = {"method": exchange.head.method}
+        if exchange.operation:
+            fields["operation"] = exchange.operation
+        else:
+            fields["path"] = exchange.head.raw_path[:512].decode("ascii")
+        fields["status"] = exchange.status
+        if code:
+            fields["error"] = code
+        fields["request_id"] = exchange.request_id
+        if exchange.account:
+            fields["account"] = exchange.account
+        if exchange.runtime_id:
+            fields["runtime_id"] = exchange.runtime_id
+            fields["endpoint"] = exchange.endpoint
+        if exchange.session_id:
+            fields["session_id"] = exchange.session_id
+        if exchange.generation:
+            fields["generation"] = exchange.generation
+        fields["bytes_in"] = exchange.bytes_in
+        fields["bytes_out"] = exchange.bytes_out
+        fields["duration_ms"] = round(duration_s * 1000, 3)
+        if exchange.first_byte_at:
+            fields["first_byte_ms"] = round((exchange.first_byte_at - exchange.started_at) * 1000, 3)
+        if exchange.trace is not None:
+            fields["trace_id"] = exchange.trace.context.trace_id
+        if not whole:
+            fields["broken_off"] = True
+        self._write(access_log, fields)
+
+    def _write(self, access_log: AccessLog, fields: dict[str, Any]) -> None:
+        if access_log.add(fields):
+            if self._soon is None:
+                access_log.flush()
+            else:
+                # One write for all that end until then.
+                self._soon(access_log.flush)
+
+    def _span(self, exchange: Exchange, code: str, fault: str, duration_s: float) -> SpanRecord:
+        trace = exchange.trace
+        assert trace is not None
+        ended_ns = self._wall_ns()
+        account, runtime_id, endpoint = exchange.account, exchange.runtime_id, exchange.endpoint
+        attributes: dict[str, str | int | float | bool] = {
+            "aws.operation.name": exchange.operation,
+            "aws.request_id": exchange.request_id,
+            "aws.account.id": account,
+            "aws.region": self._region,
+            "aws.resource.type": "AWS::BedrockAgentCore::Runtime",
+            "latency_ms": round(duration_s * 1000, 3),
+            "http.response.status_code": exchange.status,
+        }
+        if runtime_id:
+            attributes["aws.agent.id"] = runtime_id
+            attributes["aws.endpoint.name"] = endpoint
+            attributes["aws.resource.arn"] = (
+                f"arn:aws:bedrock-agentcore:{self._region}:{account}:runtime/{runtime_id}"
+                f"/runtime-endpoint/{endpoint}:{endpoint}"
+            )
+        if exchange.session_id:
+            attributes["session.id"] = exchange.session_id
+        if fault:
+            attributes["error_type"] = fault
+        return SpanRecord(
+            name=exchange.operation,
+            trace_id=trace.context.trace_id,
+            span_id=trace.context.span_id,
+            parent_span_id=trace.parent_span_id,
+            trace_state=trace.context.state.decode("latin-1"),
+            started_ns=ended_ns - int(duration_s * 1e9),
+            ended_ns=ended_ns,
+            error=code,
+            attributes=attributes,
+        )
