@@ -1,7 +1,6 @@
-"""The only file that names concrete classes: one function per process puts it together from the settings.
+"""The only file that names concrete classes: one function per process puts it together from its configuration.
 
-Also how a command finds a running server's address and key in its data directory. Invariant: importing this module
-imports none of the processes' own parts, so a gateway worker stays small.
+Invariant: importing this module imports none of the processes' own parts, so a gateway worker stays small.
 """
 
 from __future__ import annotations
@@ -12,16 +11,15 @@ import signal
 import socket
 import sys
 import time
-from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
-from freehold import child
+from freehold import child, running
 from freehold.child import CannotServe, Life
-from freehold.datadir import custody
+from freehold.configs import MIB, Config, ControlConfig, GatewayConfig, WardenConfig
 from freehold.datadir.layout import Layout
 
 if TYPE_CHECKING:
@@ -30,12 +28,10 @@ if TYPE_CHECKING:
     from freehold.backends.base import SessionBackend
     from freehold.observe.metric_export import MetricExport
     from freehold.observe.span_export import SpanExport
-    from freehold.settings import Settings
     from freehold.warden.otlp_relay import OtlpRelay
     from freehold.warden.output import AgentLogs
 
 
-MIB = 1024 * 1024
 LAUNCH_TIMEOUT_S = 120.0
 """For control to say how a version is started: after a restore it makes the version's bundle anew."""
 DATA_PLANE = "bedrock-agentcore"
@@ -43,147 +39,7 @@ OTLP_PORT = 4318
 """Of the OTLP receiver that agents find on their own loopback."""
 DATA_PLANE_OPERATIONS = ("InvokeAgentRuntime", "StopRuntimeSession")
 
-
-class NoServer(Exception):
-    """No server runs with this data directory. The message says how to start one."""
-
-
-# -- what the parent hands to each process ------------------------------------------------------------------------
-
-
-class Common(msgspec.Struct, frozen=True):
-    data_dir: str
-    url: str
-    region: str
-    account: str
-    log_level: str
-    log_json: bool
-
-
-class WardenConfig(msgspec.Struct, tag="warden", frozen=True):
-    common: Common
-    listener_fd: int
-    sandbox_mode: str
-    uid_first: int
-    memory_mib: int
-    processes: int
-    open_files: int
-    max_sessions: int
-    max_concurrent_starts: int
-    start_timeout_s: float
-    otlp_endpoint: str | None
-    otlp_headers: dict[str, str]
-    log_session_bytes: int
-    log_total_bytes: int
-    log_retention_s: float
-
-
-class ControlConfig(msgspec.Struct, tag="control", frozen=True):
-    common: Common
-    feed_fd: int
-    http_fd: int
-    metrics_port: int | None
-    metrics_interval_s: float
-    otlp_endpoint: str | None
-    otlp_headers: dict[str, str]
-    s3_buckets: tuple[str, ...]
-    local_versions: int
-    max_cache_bytes: int
-    interpreters: dict[str, str]
-
-
-class GatewayConfig(msgspec.Struct, tag="gateway", frozen=True):
-    common: Common
-    listener_fd: int
-    worker: int
-    access_log: bool
-    trace_sample_ratio: float | None
-
-
-Config = WardenConfig | ControlConfig | GatewayConfig
 C = TypeVar("C", WardenConfig, ControlConfig, GatewayConfig)
-
-RELOADABLE = frozenset(
-    {"log.level", "sessions.max_sessions", "sessions.max_concurrent_starts", "sessions.start_timeout_s"}
-)
-"""Settings that processes take over while they run; any other one takes effect with the next start."""
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """The configuration of each process, given the descriptors it inherits."""
-
-    settings: Settings
-    common: Common
-
-    def warden(self, listener_fd: int) -> WardenConfig:
-        sandbox, sessions, logs = self.settings.sandbox, self.settings.sessions, self.settings.logs
-        return WardenConfig(
-            common=self.common,
-            listener_fd=listener_fd,
-            sandbox_mode=sandbox.mode,
-            uid_first=sandbox.uid_first,
-            memory_mib=sandbox.memory_mib,
-            processes=sandbox.processes,
-            open_files=sandbox.open_files,
-            max_sessions=sessions.max_sessions,
-            max_concurrent_starts=sessions.max_concurrent_starts,
-            start_timeout_s=sessions.start_timeout_s,
-            otlp_endpoint=self.settings.observability.otlp_endpoint,
-            otlp_headers=self.settings.observability.otlp_headers,
-            log_session_bytes=logs.max_session_mib * MIB,
-            log_total_bytes=logs.max_total_mib * MIB,
-            log_retention_s=logs.retention_days * 86_400,
-        )
-
-    def control(self, feed_fd: int, http_fd: int) -> ControlConfig:
-        artifacts, observed = self.settings.artifacts, self.settings.observability
-        return ControlConfig(
-            common=self.common,
-            feed_fd=feed_fd,
-            http_fd=http_fd,
-            metrics_port=observed.metrics_port,
-            metrics_interval_s=observed.metrics_interval_s,
-            otlp_endpoint=observed.otlp_endpoint,
-            otlp_headers=observed.otlp_headers,
-            s3_buckets=artifacts.s3_buckets,
-            local_versions=artifacts.local_versions,
-            max_cache_bytes=artifacts.max_cache_mib * 1024 * 1024,
-            interpreters=artifacts.interpreters,
-        )
-
-    def gateway(self, number: int, listener_fd: int) -> GatewayConfig:
-        observed = self.settings.observability
-        return GatewayConfig(
-            common=self.common,
-            listener_fd=listener_fd,
-            worker=number,
-            access_log=self.settings.log.access and self.settings.log.level in ("debug", "info"),
-            trace_sample_ratio=None if observed.otlp_endpoint is None else observed.trace_sample_ratio,
-        )
-
-
-def plan(settings: Settings, *, data_dir: Path, url: str) -> Plan:
-    """What to run for `settings`, in the resolved `data_dir`, reachable at `url`."""
-    common = Common(
-        data_dir=str(data_dir),
-        url=url,
-        region=settings.aws.region,
-        account=settings.aws.account_id,
-        log_level=settings.log.level,
-        log_json=settings.log.format == "json",
-    )
-    return Plan(settings, common)
-
-
-def remove_run_files(data_dir: Path) -> None:
-    """Remove what says that a server runs here; the journal stays, since it counts boots."""
-    layout = Layout(data_dir)
-    for path in (layout.server_file, layout.warden_socket, layout.feed_socket, layout.control_socket):
-        path.unlink(missing_ok=True)
-
-
-# -- the processes ------------------------------------------------------------------------------------------------
 
 
 async def run_warden(config: WardenConfig, life: Life) -> None:
@@ -272,7 +128,7 @@ def _backend(
         on_inlet=on_inlet,
         instance=layout.instance,
         limits=SandboxLimits(
-            memory_bytes=config.memory_mib * 1024 * 1024, processes=config.processes, open_files=config.open_files
+            memory_bytes=config.memory_mib * MIB, processes=config.processes, open_files=config.open_files
         ),
         uid_first=config.uid_first,
         on_line=logs.write,
@@ -342,7 +198,7 @@ async def run_control(config: ControlConfig, life: Life) -> None:
     if config.metrics_port is not None:
         servers.append(HttpServer(OpenMetricsPort(control.metrics), _loopback(config.metrics_port)))
     child.write_privately(
-        layout.server_file, msgspec.json.encode(ServerFile(common.url, common.region, common.account))
+        layout.server_file, msgspec.json.encode(running.ServerFile(common.url, common.region, common.account))
     )
     _reload_into(life, ControlConfig)
     life.ready()
@@ -445,53 +301,6 @@ def main() -> int:
             import uvloop
 
             return child.run(arguments, lambda life: run_gateway(config, life), loop_factory=uvloop.new_event_loop)
-
-
-# -- finding a running server -------------------------------------------------------------------------------------
-
-
-class ServerFile(msgspec.Struct, frozen=True):
-    url: str
-    region: str
-    account: str
-
-
-@dataclass(frozen=True, slots=True)
-class Connection:
-    """How a client reaches a server."""
-
-    url: str
-    region: str
-    access_key_id: str
-    secret: str = field(repr=False)
-
-
-def connection(data_dir: Path) -> Connection:
-    """How to reach the server that runs with `data_dir`, as its owner. Raises NoServer."""
-    from freehold.control.keys import StoredKeys
-    from freehold.control.service import utc_now
-    from freehold.store.base import Scope, StoreRefused
-    from freehold.store.sqlite import open_store
-    from freehold.store.vault import open_vault
-
-    layout = Layout(data_dir)
-    if not custody.is_locked(data_dir):
-        raise NoServer(
-            f"no server runs with the data directory {data_dir}: start one with freehold up --data-dir {data_dir}"
-        )
-    try:
-        server = msgspec.json.decode(layout.server_file.read_bytes(), type=ServerFile)
-        store = open_store(layout.database)
-    except (OSError, msgspec.DecodeError, StoreRefused) as error:
-        raise NoServer(f"the server with the data directory {data_dir} can't be reached: {error}") from error
-    try:
-        vault = open_vault(layout.master_key, layout.database, store)
-        key = StoredKeys(store, vault, now=utc_now).first_key(Scope(server.account, server.region))
-    except StoreRefused as error:
-        raise NoServer(str(error)) from error
-    finally:
-        store.close()
-    return Connection(server.url, server.region, key.access_key_id, key.secret)
 
 
 if __name__ == "__main__":

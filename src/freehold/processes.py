@@ -22,10 +22,11 @@ from pathlib import Path
 import msgspec
 import structlog
 
-from freehold import child, compose, ipc, reload
+from freehold import child, configs, ipc, reload
 from freehold.datadir import custody
 from freehold.notify import Notifier
 from freehold.observe import logs
+from freehold.running import remove_run_files
 from freehold.settings import Settings, SettingsError
 
 log = structlog.get_logger(__name__)
@@ -70,7 +71,7 @@ class _Plan:
     """How to start one process: its role's configuration and the descriptors it inherits."""
 
     name: str
-    config: Callable[[compose.Plan], compose.Config]
+    config: Callable[[configs.Plan], configs.Config]
     inherited: tuple[int, ...]
 
 
@@ -109,7 +110,7 @@ class Server:
             finally:
                 self._notifier.stopping()
                 self._stop_all()
-                compose.remove_run_files(self._data_dir)
+                remove_run_files(self._data_dir)
 
     # -- starting --------------------------------------------------------------------------------------------
 
@@ -136,7 +137,7 @@ class Server:
     def _config(self, plan: _Plan) -> bytes:
         """A process's configuration as the settings are now."""
         url = self.settings.server.public_url or self.url
-        return msgspec.json.encode(plan.config(compose.plan(self.settings, data_dir=self._data_dir, url=url)))
+        return msgspec.json.encode(plan.config(configs.plan(self.settings, data_dir=self._data_dir, url=url)))
 
     def _spawn(self, plan: _Plan) -> _Running:
         return _spawn(plan, self._config(plan))
@@ -222,7 +223,7 @@ class Server:
         try:
             if self.load is None:
                 raise SettingsError("this server was not started from settings that can be read again")
-            reloaded = reload.reload(self.settings, self.load(), compose.RELOADABLE)
+            reloaded = reload.reload(self.settings, self.load(), configs.RELOADABLE)
         except SettingsError as error:
             log.error("settings.reload_refused", reason=str(error))
         else:
@@ -260,10 +261,10 @@ def _spawn(plan: _Plan, config: bytes) -> _Running:
     return _Running(plan.name, process, ready_read, ours, time.monotonic())
 
 
-def _tell(configs: dict[_Running, bytes]) -> None:
+def _tell(news: dict[_Running, bytes]) -> None:
     """Hand out new configurations, and wait a bounded while until they have taken effect."""
     waiting: dict[socket.socket, _Running] = {}
-    for running, config in configs.items():
+    for running, config in news.items():
         running.reload.setblocking(False)
         try:
             running.reload.send(config)

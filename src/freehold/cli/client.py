@@ -18,7 +18,7 @@ import botocore.httpsession
 import botocore.session
 import urllib3.exceptions
 
-from freehold import compose
+from freehold import running
 
 
 class ClientError(Exception):
@@ -29,7 +29,7 @@ class ClientError(Exception):
 class Clients:
     """`control` and `data` are botocore clients of the two services."""
 
-    connection: compose.Connection
+    connection: running.Connection
     control: Any
     data: Any
 
@@ -108,7 +108,7 @@ def _explanation(status: int, body: bytes) -> str:
         return f"the server answered with status {status}"
 
 
-def connect(connection: compose.Connection) -> Clients:
+def connect(connection: running.Connection) -> Clients:
     session = botocore.session.Session()
     settings: dict[str, Any] = {
         "region_name": connection.region,
@@ -124,11 +124,11 @@ def connect(connection: compose.Connection) -> Clients:
     )
 
 
-def from_environment() -> compose.Connection | None:
+def from_environment() -> running.Connection | None:
     """The server that `freehold env` put into the environment, if it did."""
     url = os.environ.get("AWS_ENDPOINT_URL_BEDROCK_AGENTCORE_CONTROL")
     key, secret = os.environ.get("AWS_ACCESS_KEY_ID"), os.environ.get("AWS_SECRET_ACCESS_KEY")
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
     if url and key and secret and region:
-        return compose.Connection(url=url, region=region, access_key_id=key, secret=secret)
+        return running.Connection(url=url, region=region, access_key_id=key, secret=secret)
     return None

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from freehold import compose, processes, settings
+from freehold import processes, running, settings
 from freehold.cli import client, data_directory, doctor, keys, logs, runtimes, sessions
 from freehold.cli import deploy as deploying
 from freehold.cli import invoke as invoking
@@ -25,7 +25,7 @@ errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
 EXPECTED = (
     client.ClientError,
-    compose.NoServer,
+    running.NoServer,
     deploying.DeployError,
     processes.CannotStart,
     settings.SettingsError,
@@ -71,7 +71,7 @@ def _announce(server: processes.Server) -> None:
 @app.command()
 def env(data_dir: DataDir = None) -> None:
     """Print export lines that point AWS SDKs at a server: eval "$(freehold env)"."""
-    connection = compose.connection(data_dir_of(data_dir))
+    connection = running.connection(data_dir_of(data_dir))
     for name, value in {
         "AWS_ACCESS_KEY_ID": connection.access_key_id,
         "AWS_SECRET_ACCESS_KEY": connection.secret,

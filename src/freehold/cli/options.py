@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from freehold import compose, settings
+from freehold import running, settings
 from freehold.cli import client
 
 DataDir = Annotated[Path | None, typer.Option(help="The server's data directory.", show_default=False)]
@@ -22,4 +22,4 @@ def connect(data_dir: Path | None) -> client.Clients:
     """The server that the environment names (`freehold env`), unless a data directory is given."""
     if data_dir is None and (connection := client.from_environment()) is not None:
         return client.connect(connection)
-    return client.connect(compose.connection(data_dir_of(data_dir)))
+    return client.connect(running.connection(data_dir_of(data_dir)))

@@ -1,0 +1,142 @@
+"""What the parent hands to each of the server's processes: its settings as plain data, through a pipe.
+
+Not for reading settings (`settings`) or acting on them (`compose`). Invariant: a configuration holds what its process
+needs and nothing else; what is secret in it is in no command line and no environment.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+if TYPE_CHECKING:
+    from freehold.settings import Settings
+
+MIB = 1024 * 1024
+
+
+class Common(msgspec.Struct, frozen=True):
+    data_dir: str
+    url: str
+    region: str
+    account: str
+    log_level: str
+    log_json: bool
+
+
+class WardenConfig(msgspec.Struct, tag="warden", frozen=True):
+    common: Common
+    listener_fd: int
+    sandbox_mode: str
+    uid_first: int
+    memory_mib: int
+    processes: int
+    open_files: int
+    max_sessions: int
+    max_concurrent_starts: int
+    start_timeout_s: float
+    otlp_endpoint: str | None
+    otlp_headers: dict[str, str]
+    log_session_bytes: int
+    log_total_bytes: int
+    log_retention_s: float
+
+
+class ControlConfig(msgspec.Struct, tag="control", frozen=True):
+    common: Common
+    feed_fd: int
+    http_fd: int
+    metrics_port: int | None
+    metrics_interval_s: float
+    otlp_endpoint: str | None
+    otlp_headers: dict[str, str]
+    s3_buckets: tuple[str, ...]
+    local_versions: int
+    max_cache_bytes: int
+    interpreters: dict[str, str]
+
+
+class GatewayConfig(msgspec.Struct, tag="gateway", frozen=True):
+    common: Common
+    listener_fd: int
+    worker: int
+    access_log: bool
+    trace_sample_ratio: float | None
+
+
+Config = WardenConfig | ControlConfig | GatewayConfig
+
+RELOADABLE = frozenset(
+    {"log.level", "sessions.max_sessions", "sessions.max_concurrent_starts", "sessions.start_timeout_s"}
+)
+"""Settings that processes take over while they run; any other one takes effect with the next start."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The configuration of each process, given the descriptors it inherits."""
+
+    settings: Settings
+    common: Common
+
+    def warden(self, listener_fd: int) -> WardenConfig:
+        sandbox, sessions, logs = self.settings.sandbox, self.settings.sessions, self.settings.logs
+        return WardenConfig(
+            common=self.common,
+            listener_fd=listener_fd,
+            sandbox_mode=sandbox.mode,
+            uid_first=sandbox.uid_first,
+            memory_mib=sandbox.memory_mib,
+            processes=sandbox.processes,
+            open_files=sandbox.open_files,
+            max_sessions=sessions.max_sessions,
+            max_concurrent_starts=sessions.max_concurrent_starts,
+            start_timeout_s=sessions.start_timeout_s,
+            otlp_endpoint=self.settings.observability.otlp_endpoint,
+            otlp_headers=self.settings.observability.otlp_headers,
+            log_session_bytes=logs.max_session_mib * MIB,
+            log_total_bytes=logs.max_total_mib * MIB,
+            log_retention_s=logs.retention_days * 86_400,
+        )
+
+    def control(self, feed_fd: int, http_fd: int) -> ControlConfig:
+        artifacts, observed = self.settings.artifacts, self.settings.observability
+        return ControlConfig(
+            common=self.common,
+            feed_fd=feed_fd,
+            http_fd=http_fd,
+            metrics_port=observed.metrics_port,
+            metrics_interval_s=observed.metrics_interval_s,
+            otlp_endpoint=observed.otlp_endpoint,
+            otlp_headers=observed.otlp_headers,
+            s3_buckets=artifacts.s3_buckets,
+            local_versions=artifacts.local_versions,
+            max_cache_bytes=artifacts.max_cache_mib * MIB,
+            interpreters=artifacts.interpreters,
+        )
+
+    def gateway(self, number: int, listener_fd: int) -> GatewayConfig:
+        observed = self.settings.observability
+        return GatewayConfig(
+            common=self.common,
+            listener_fd=listener_fd,
+            worker=number,
+            access_log=self.settings.log.access and self.settings.log.level in ("debug", "info"),
+            trace_sample_ratio=None if observed.otlp_endpoint is None else observed.trace_sample_ratio,
+        )
+
+
+def plan(settings: Settings, *, data_dir: Path, url: str) -> Plan:
+    """What to run for `settings`, in the resolved `data_dir`, reachable at `url`."""
+    common = Common(
+        data_dir=str(data_dir),
+        url=url,
+        region=settings.aws.region,
+        account=settings.aws.account_id,
+        log_level=settings.log.level,
+        log_json=settings.log.format == "json",
+    )
+    return Plan(settings, common)
