@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import argparse
 import concurrent.futures
+import os
+import subprocess
 import sys
 import time
 from dataclasses import dataclass
@@ -36,9 +38,12 @@ class Footprint:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="./dev soak", description="Use Freehold for a long time.")
+    parser.add_argument("--control", action="store_true", help="the long tests of the control plane instead")
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--at-once", type=int, default=8, help="sessions at once")
     options = parser.parse_args()
+    if options.control:
+        return control_plane()
     ephemeral.end_on_signals()
     try:
         with ephemeral.server() as server:
@@ -50,6 +55,13 @@ def main() -> int:
         return 1
     print(f"soak: {rounds} sessions, nothing left over")
     return 0
+
+
+def control_plane() -> int:
+    """The long forms of the suite's churn (a minute) and state machine (2,000 steps); pytest's status."""
+    tests = ("tests/e2e/test_control_churn.py", "tests/integration/control/test_control_machine.py")
+    environment = {**os.environ, "SOAK_CHURN_SECONDS": "60", "SOAK_MACHINE_STEPS": "2000"}
+    return subprocess.run([sys.executable, "-m", "pytest", "-q", "-s", *tests], env=environment).returncode
 
 
 def soak(server: ephemeral.EphemeralServer, duration_s: float, at_once: int) -> int:

@@ -27,7 +27,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-STEPS = int(os.environ.get("FREEHOLD_MACHINE_STEPS", "120"))
+STEPS = int(os.environ.get("SOAK_MACHINE_STEPS", "120"))
 """In all; `./dev soak` runs 2,000."""
 STEPS_PER_RUN = 40
 NAMES = st.sampled_from(["ada", "bob"])
