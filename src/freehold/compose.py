@@ -233,7 +233,10 @@ def _exports(config: ControlConfig) -> tuple[SpanExport, MetricExport] | tuple[N
 
 def _loopback(port: int) -> socket.socket:
     try:
-        return socket.create_server(("127.0.0.1", port), reuse_port=False)
+        listener = socket.create_server(("127.0.0.1", port), reuse_port=False)
+        # asyncio does this only for sockets that name their protocol.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return listener
     except OSError as error:
         raise CannotServe(
             f"can't listen on 127.0.0.1 port {port} for metrics: {error.strerror or error}; observability.metrics_port "
