@@ -132,17 +132,16 @@ class RunningServer:
     def pids(self, name: str) -> list[int]:
         """The processes of this server that are called `name`: warden, control, gateway-0, ..."""
         assert self.process is not None
-        found: list[int] = []
-        for directory in Path("/proc").iterdir():
-            if not directory.name.isdecimal():
-                continue
-            try:
-                words = (directory / "cmdline").read_bytes().split(b"\0")
-                parent = int((directory / "stat").read_text().rpartition(")")[2].split()[1])
-            except (FileNotFoundError, ProcessLookupError):
-                continue
-            if parent == self.process.pid and name.encode() in words:
-                found.append(int(directory.name))
+        children = _children_by_parent().get(self.process.pid, [])
+        return [pid for pid in children if name.encode() in command_line(pid).split(b"\0")]
+
+    def tree(self) -> list[int]:
+        """The server's processes, and all that they have started: sandboxes and agents, too."""
+        assert self.process is not None
+        children = _children_by_parent()
+        found = [self.process.pid]
+        for pid in found:
+            found += children.get(pid, [])
         return found
 
     def kill(self, name: str) -> int:
@@ -240,6 +239,26 @@ class RunningServer:
         """What the server keeps of running sessions."""
         sessions = self.data_dir / "sessions"
         return list(sessions.iterdir()) if sessions.exists() else []
+
+
+def command_line(pid: int) -> bytes:
+    """As /proc has it; empty for a process that has gone."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
+
+
+def _children_by_parent() -> dict[int, list[int]]:
+    children: dict[int, list[int]] = {}
+    for directory in Path("/proc").iterdir():
+        if directory.name.isdecimal():
+            try:
+                parent = int((directory / "stat").read_text().rpartition(")")[2].split()[1])
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            children.setdefault(parent, []).append(int(directory.name))
+    return children
 
 
 def agent(name: str) -> dict[str, str | bytes]:
