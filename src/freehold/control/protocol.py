@@ -91,6 +91,8 @@ class Contract(msgspec.Struct, tag="contract_is", frozen=True):
     port: int
     header_allowlist: list[str]
     """Lower-case names of request headers that reach the agent beyond those of the contract."""
+    takes_jwt: bool = False
+    """Whether callers show a token, not a signature."""
 
 
 class AccessKey(msgspec.Struct, tag="key_is", frozen=True):

@@ -178,7 +178,7 @@ class ClientConnection(asyncio.Protocol):
                 self.deadline = now + self._limits.slow_reader_timeout_s
         elif self._state is _State.CLOSED:
             self._transport.abort()
-        elif self._take is not None:
+        elif self._take is not None and self._reading:
             self._fail_body(errors.ValidationFailed("The request's body did not come in time", reason="CannotParse"))
         elif self._state is _State.ANSWERING and self._relay is not None:
             self.deadline = NEVER
@@ -309,6 +309,18 @@ class ClientConnection(asyncio.Protocol):
         self.deadline = self._server.clock() + self._limits.body_progress_timeout_s
         self._body_waiter = self._server.loop.create_future()
         return self._body_waiter
+
+    def body_at_hand(self, exchange: Exchange) -> bytes | None:
+        """See Exchange.body_at_hand."""
+        body = self._body
+        if self._exchange is not exchange or not isinstance(body, framing.Length) or body.left > len(self._buffer):
+            return None
+        buffer = self._buffer
+        used = body.feed(buffer)
+        self._buffer = buffer[used:]
+        exchange.bytes_in += used
+        self._owes_continue = False
+        return buffer[:used]
 
     def pause_body(self) -> None:
         if self._take is not None:

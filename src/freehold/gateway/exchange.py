@@ -66,6 +66,10 @@ class Line(Protocol):
         """Give the body to `take`. None when all of it has been taken; else what to wait for."""
         ...
 
+    def body_at_hand(self, exchange: Exchange) -> bytes | None:
+        """See Exchange.body_at_hand."""
+        ...
+
     def pause_body(self) -> None: ...
 
     def resume_body(self) -> None: ...
@@ -163,6 +167,10 @@ class Exchange:
         if waiting is not None:
             await eager.in_task()
             await waiting
+
+    def body_at_hand(self) -> bytes | None:
+        """The whole body, if all of it came with its head and is not chunked; it is taken then."""
+        return self._connection.body_at_hand(self)
 
     async def pass_body(self, take: Callable[[bytes], None]) -> None:
         """As read_body, but with the framing, as the bytes came."""

@@ -31,15 +31,17 @@ def agent_request(
     session_id: str,
     request_id: str,
     port: int,
-    content_length: int,
+    content_length: int | None,
     trace: Context,
 ) -> bytes:
     """The head of the request to the agent, as a part of `trace`, whatever was received of one.
 
-    Raises ValidationFailed for an allowed header that is too long.
+    `content_length` is None for a body that is passed on in chunks, as it comes. Raises ValidationFailed for an allowed
+    header that is too long.
     """
+    framing = b"transfer-encoding: chunked" if content_length is None else b"content-length: %d" % content_length
     lines = [
-        b"POST %b HTTP/1.1\r\nhost: 127.0.0.1:%d\r\ncontent-length: %d\r\n" % (target, port, content_length),
+        b"POST %b HTTP/1.1\r\nhost: 127.0.0.1:%d\r\n%b\r\n" % (target, port, framing),
         b"%b: %b\r\n%b: %b\r\n" % (SESSION_ID, session_id.encode(), REQUEST_ID, request_id.encode()),
     ]
     has_type = False

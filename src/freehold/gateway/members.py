@@ -21,11 +21,11 @@ from freehold.gateway.heads import Headers
 
 INVOKE: Final = "InvokeAgentRuntime"
 STOP: Final = "StopRuntimeSession"
+MAX_ECHOED: Final = 512
+"""Of a runtime's name that is not known to be one."""
 _MAX_KNOWN: Final = 1024
 _MAX_KNOWN_BYTES: Final = 1024
 """Remembered of one request: strangers may ask, too."""
-_MAX_ECHOED: Final = 512
-"""Of a runtime's name that is not known to be one."""
 
 
 class Members:
@@ -75,7 +75,7 @@ class Members:
     def _read(
         self, asked: Operation, runtime: bytes, raw_query: bytes, named: Headers, body: bytes | None
     ) -> dict[str, Any]:
-        labels = {"agentRuntimeArn": unquote_to_bytes(runtime).decode("utf-8", "replace")[:_MAX_ECHOED]}
+        labels = {"agentRuntimeArn": unquote_to_bytes(runtime).decode("utf-8", "replace")[:MAX_ECHOED]}
         try:
             params = self._parser.parse(asked, labels, raw_query, named, body)
             self._validator.check(asked, params, without_body=body is None)

@@ -1,6 +1,6 @@
 """One request at an agent: its body out, the response back, unbuffered, with backpressure both ways.
 
-Not for who may and where to (`dataplane`). Invariant: a request is written to a second connection only when the
+Not for who may and where to (`invoke`). Invariant: a request is written to a second connection only when the
 kernel says that not one byte of it reached the agent, and the claim is left exactly once.
 """
 
@@ -13,13 +13,14 @@ import structlog
 
 from freehold.domain.errors import AgentFailed, FreeholdError
 from freehold.gateway import errors, headers
+from freehold.gateway.bodies import AtHand, Body, Streamed
 from freehold.gateway.bounds import GatewayLimits
 from freehold.gateway.claims import Claims, LiveClaim
 from freehold.gateway.contracts.base import Rules
 from freehold.gateway.exchange import ClientGone, Exchange
 from freehold.gateway.heads import ResponseHead
-from freehold.gateway.spool import Spool
-from freehold.gateway.sweeper import Sweeper
+from freehold.gateway.spool import Spool, too_large
+from freehold.gateway.sweeper import NEVER, Sweeper
 from freehold.gateway.upstream import Upstream
 from freehold.observe.trace_context import Context
 
@@ -33,7 +34,9 @@ class AgentRelay:
     """Relays one exchange. Made for one request; `begin` starts it."""
 
     __slots__ = (
+        "_answer_by",
         "_body",
+        "_body_bytes",
         "_claim",
         "_claims",
         "_connection",
@@ -58,7 +61,7 @@ class AgentRelay:
         claim: LiveClaim,
         rules: Rules,
         request_head: bytes,
-        body: Spool,
+        body: Body,
         session_id: bytes,
         sweeper: Sweeper,
         limits: GatewayLimits,
@@ -71,6 +74,8 @@ class AgentRelay:
         self._rules = rules
         self._request_head = request_head
         self._body = body
+        self._body_bytes = 0
+        self._answer_by = NEVER
         self._session_id = session_id
         self._sweeper = sweeper
         self._limits = limits
@@ -94,9 +99,14 @@ class AgentRelay:
             raise
         self._connection = connection
         self._on_undelivered = on_undelivered if connection.is_reused else None
-        self._exchange.set_deadline(self._sweeper.clock() + self._limits.first_byte_timeout_s)
+        self._allow(self._limits.first_byte_timeout_s)
         connection.begin(self, "POST")
-        whole = self._body.in_memory()
+        body = self._body
+        if isinstance(body, Streamed):
+            connection.request_done = False
+            connection.write(self._request_head)
+            return
+        whole = body.data if isinstance(body, AtHand) else body.in_memory()
         if whole is not None and len(whole) <= _MAX_JOINED_BYTES:
             connection.write(self._request_head + whole)
             return
@@ -106,22 +116,54 @@ class AgentRelay:
             connection.write(whole)
             connection.request_done = True
             return
+        assert isinstance(body, Spool)  # all others are whole, or stream
         try:
-            self._body.rewind()
+            body.rewind()
         except OSError as error:
             self._fail(error)
             return
         self.upstream_writable()
 
+    # -- a body that streams ----------------------------------------------------------------------------------------
+
+    def take_body(self, raw: bytes) -> None:
+        """Pass on what came of a Streamed body, framing included. Raises PayloadTooLarge."""
+        body, connection = self._body, self._connection
+        if connection is None or connection.closed or not isinstance(body, Streamed):
+            return
+        self._body_bytes += len(raw)
+        if self._body_bytes > body.max_bytes:
+            raise too_large(body.max_bytes)
+        connection.write(raw)
+        if not connection.may_write:
+            self._exchange.pause_body()
+            self._exchange.set_deadline(self._answer_by)  # it is the agent who keeps us waiting
+
+    def body_sent(self) -> None:
+        """All of a Streamed body has been passed on."""
+        if self._ended:
+            return
+        if self._connection is not None:
+            self._connection.request_done = True
+        self._exchange.set_deadline(self._answer_by)
+
+    def body_broke_off(self) -> None:
+        """There will be no more of a Streamed body; whoever says so answers the caller."""
+        self.client_gone()
+
     # -- Sink: the agent's side -----------------------------------------------------------------------------------
 
     def upstream_writable(self) -> None:
-        connection = self._connection
+        connection, body = self._connection, self._body
         if connection is None or connection.request_done:
             return
+        if isinstance(body, Streamed):
+            self._exchange.resume_body()
+            return
+        assert isinstance(body, Spool)
         try:
             while connection.may_write and not connection.closed:
-                part = self._body.read()
+                part = body.read()
                 if not part:
                     connection.request_done = True
                     return
@@ -139,7 +181,7 @@ class AgentRelay:
             head.headers, also=self._rules.response_headers, session_id=self._session_id, trace=self._trace
         )
         self._relaying = True
-        self._exchange.set_deadline(self._sweeper.clock() + self._limits.stream_timeout_s)
+        self._allow(self._limits.stream_timeout_s)
         self._exchange.start_relay(head.status, kept, head.framing)
         if not self._exchange.client_takes and self._connection is not None:
             self._connection.pause_reading()
@@ -195,6 +237,10 @@ class AgentRelay:
         return self._ended
 
     # -- ends -----------------------------------------------------------------------------------------------------
+
+    def _allow(self, seconds: float) -> None:
+        self._answer_by = self._sweeper.clock() + seconds
+        self._exchange.set_deadline(self._answer_by)
 
     def fail(self, error: FreeholdError) -> None:
         """Give up for a reason found outside."""

@@ -1,0 +1,107 @@
+"""What a request is for: the endpoint that its path and query name, and how to speak to what runs behind it.
+
+Not for whether the caller may use it (`callers`) or for the operation's other parameters (`members`). Invariant: what
+is wrong with a name is found here and told by whoever knows the caller: until then all of it is one answer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from urllib.parse import unquote_to_bytes
+
+from freehold.control.protocol import Contract, EndpointRoute
+from freehold.domain import arns
+from freehold.domain.errors import NotFound, ValidationFailed
+from freehold.domain.runtimes import DEFAULT_ENDPOINT
+from freehold.gateway import contracts
+from freehold.gateway.contracts.base import Rules
+from freehold.gateway.directory import Directory
+from freehold.gateway.errors import UnknownOperation
+from freehold.gateway.members import MAX_ECHOED
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """What a request's path and query name, as text; nothing of it is known to exist."""
+
+    given: str
+    """The runtime as the caller wrote it, decoded."""
+    account: str
+    runtime_id: str
+    qualifier: str
+
+    def not_found(self) -> NotFound:
+        return NotFound(f"No endpoint or agent found with qualifier '{self.qualifier}' for agent '{self.given}'")
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """An endpoint that serves."""
+
+    named: Named
+    route: EndpointRoute
+    contract: Contract
+    rules: Rules
+
+
+class Targets:
+    """Finds targets of one region."""
+
+    def __init__(self, directory: Directory, *, region: str) -> None:
+        self._directory = directory
+        self._region = region
+
+    async def find(self, runtime: bytes, raw_query: bytes) -> Target:
+        """The target that a path's runtime (percent-encoded) and a query name.
+
+        Raises NotFound, ValidationFailed, UnknownOperation, Unavailable.
+        """
+        named = name(runtime, raw_query, region=self._region)
+        try:
+            route = await self._directory.route(named.account, named.runtime_id, named.qualifier)
+            contract = await self._directory.contract(named.account, named.runtime_id, route.version)
+        except NotFound:
+            raise named.not_found() from None
+        return Target(named, route, contract, rules_of(contract))
+
+
+def rules_of(contract: Contract) -> Rules:
+    """How its protocol is relayed. Raises UnknownOperation."""
+    rules = contracts.REGISTRY.get(contract.protocol)
+    if rules is None:
+        raise UnknownOperation(f"Freehold does not relay to {contract.protocol} agents yet")
+    return rules
+
+
+def name(runtime: bytes, raw_query: bytes, *, region: str) -> Named:
+    """The endpoint that is named. Raises ValidationFailed, or NotFound for what can't exist."""
+    given = _text(runtime)[:MAX_ECHOED]
+    asked = _first_values(raw_query)
+    qualifier = asked.get("qualifier") or DEFAULT_ENDPOINT
+    account_id = asked.get("accountId")
+    arn = arns.parse_runtime(given)
+    if arn is not None:
+        named = Named(given, arn.account, arn.runtime_id, qualifier)
+        if arn.region != region or (account_id is not None and account_id != arn.account):
+            raise named.not_found()
+        return named
+    if not arns.is_runtime_id(given):
+        raise Named(given, "", "", qualifier).not_found()
+    if account_id is None:
+        raise ValidationFailed("accountId is required when agentRuntimeArn is the id of an agent runtime, not its ARN")
+    return Named(given, account_id, given, qualifier)
+
+
+def _first_values(raw_query: bytes) -> dict[str, str]:
+    """What the query says of an endpoint. That it says it once and rightly is checked with the other parameters."""
+    found: dict[str, str] = {}
+    if raw_query:
+        for pair in raw_query.split(b"&"):
+            key, _, value = pair.partition(b"=")
+            if key in (b"qualifier", b"accountId"):
+                found.setdefault(key.decode(), _text(value.replace(b"+", b" ")))
+    return found
+
+
+def _text(encoded: bytes) -> str:
+    return unquote_to_bytes(encoded).decode("utf-8", "replace")
