@@ -8,6 +8,7 @@ from __future__ import annotations
 import secrets
 import string
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Final, Protocol
 
 _ID_PREFIX: Final = "AKIAFH"
@@ -20,15 +21,23 @@ _SECRET_ALPHABET: Final = string.ascii_letters + string.digits + "+/"
 
 @dataclass(frozen=True, slots=True)
 class AccessKey:
-    """A long-lived key of an account, in the clear."""
+    """A key of an account, in the clear."""
 
     access_key_id: str
     account: str
     secret: str = field(repr=False)
+    session_token: str | None = field(default=None, repr=False)
+    """Of a temporary key, which is refused without it; a long-lived one is refused with one."""
+    expires_at: datetime | None = None
+    """From when on it is refused: always set of a temporary key, and of one that was rotated."""
 
 
 class KeySource(Protocol):
     """Where a verifier finds keys. Whoever implements it may cache, as long as a disabled key is forgotten at once."""
+
+    def known(self, access_key_id: str) -> AccessKey | None:
+        """The key, if it is at hand; None says nothing."""
+        ...
 
     async def get(self, access_key_id: str) -> AccessKey | None:
         """The key; None when it is unknown or disabled. Raises Unavailable when it can't be known just now."""

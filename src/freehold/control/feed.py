@@ -235,4 +235,4 @@ class Feed:
         key = await self._keys.get(access_key_id)
         if key is None:
             raise NotFound("No such access key")
-        return protocol.AccessKey(key.access_key_id, key.account, key.secret)
+        return protocol.AccessKey(key.access_key_id, key.account, key.secret, key.session_token, key.expires_at)

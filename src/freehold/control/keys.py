@@ -29,6 +29,10 @@ class StoredKeys:
         self._cache: dict[str, AccessKey] = {}
         self._disabled = 0
 
+    def known(self, access_key_id: str) -> AccessKey | None:
+        """See auth.keys.KeySource."""
+        return self._cache.get(access_key_id)
+
     async def get(self, access_key_id: str) -> AccessKey | None:
         """The key, or None when it is unknown or disabled."""
         known = self._cache.get(access_key_id)

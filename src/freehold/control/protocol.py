@@ -7,6 +7,7 @@ again*: while control is away nothing can change.
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -99,6 +100,9 @@ class AccessKey(msgspec.Struct, tag="key_is", frozen=True):
     access_key_id: str
     account: str
     secret: str
+    session_token: str | None = None
+    expires_at: datetime | None = None
+    """See auth.keys.AccessKey."""
 
     def __repr__(self) -> str:
         return f"AccessKey({self.access_key_id})"

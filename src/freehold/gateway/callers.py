@@ -8,13 +8,13 @@ whether the target takes JWT: what is wrong with a request is told afterwards, a
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Any
 
-from freehold.auth.sigv4 import Head, Pending, SignatureRefused, Verifier
+from freehold.auth import sigv4
+from freehold.auth.sigv4 import Pending, SignatureRefused, Verifier
 from freehold.domain.errors import FreeholdError
 from freehold.domain.principals import Principal
 from freehold.gateway.bearers import Bearers
@@ -24,8 +24,6 @@ from freehold.gateway.directory import Directory
 from freehold.gateway.exchange import Exchange
 from freehold.gateway.spool import Budget, Spool, too_large
 from freehold.gateway.targets import Target, Targets
-
-_ACCESS_KEY: Final = re.compile(rb"Credential=([A-Za-z0-9]{1,128})/")
 
 
 @dataclass(slots=True)
@@ -66,6 +64,7 @@ class Callers:
         head = exchange.head
         credentials = [value for name, value in head.headers if name == b"authorization"]
         is_signed = bool(credentials) and not (len(credentials) == 1 and credentials[0][:7].lower() == b"bearer ")
+        is_signed = is_signed or sigv4.is_presigned(head.raw_query)
         pending = await self._check_head(exchange) if is_signed else None
         if head.content_length is not None and head.content_length > max_body_bytes:
             raise too_large(max_body_bytes)
@@ -88,7 +87,7 @@ class Callers:
     async def authenticate(self, exchange: Exchange) -> None:
         """Recognise a caller of nothing in particular, by signature."""
         pending = await self._check_head(exchange)
-        body = self._spool(exchange, self._limits.max_payload_bytes, keep=False)
+        body = self._spool(pending, self._limits.max_payload_bytes, keep=False)
         await exchange.read_body(body.write)
         exchange.account = pending.finish(body.sha256()).account
 
@@ -119,7 +118,8 @@ class Callers:
         verdict: FreeholdError | None,
         max_body_bytes: int,
     ) -> Call:
-        body = self._spool(exchange, max_body_bytes, keep=verdict is None)
+        is_own = target is not None and target.named.account == pending.account
+        body = self._spool(pending, max_body_bytes, keep=verdict is None and is_own)
         try:
             await exchange.read_body(body.write)
             principal = pending.finish(body.sha256())
@@ -137,16 +137,13 @@ class Callers:
         return Call(principal, target, params, body)
 
     async def _check_head(self, exchange: Exchange) -> Pending:
-        head = exchange.head
-        signed = Head(head.method, head.raw_path, head.raw_query, head.headers)
-        return await self._verifier.check_head(signed, now=self._now())
+        return await self._verifier.check_head(exchange.head, now=self._now())
 
-    def _spool(self, exchange: Exchange, max_bytes: int, *, keep: bool = True) -> Spool:
-        key = b""
-        for header, value in exchange.head.headers:
-            if header == b"authorization":
-                match = _ACCESS_KEY.search(value)
-                key = match[1] if match else b""
+    def _spool(self, pending: Pending, max_bytes: int, *, keep: bool = True) -> Spool:
         return Spool(
-            self._budget, key.decode(), max_bytes=max_bytes, memory_bytes=self._limits.memory_spool_bytes, keep=keep
+            self._budget,
+            pending.access_key_id,
+            max_bytes=max_bytes,
+            memory_bytes=self._limits.memory_spool_bytes,
+            keep=keep,
         )

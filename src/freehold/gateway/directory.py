@@ -65,6 +65,10 @@ class Directory:
     async def aclose(self) -> None:
         await self._link.aclose()
 
+    def known(self, access_key_id: str) -> AccessKey | None:
+        """See auth.keys.KeySource."""
+        return self._keys.get(access_key_id)
+
     async def get(self, access_key_id: str) -> AccessKey | None:
         """See auth.keys.KeySource."""
         known = self._keys.get(access_key_id)
@@ -74,7 +78,7 @@ class Directory:
             told: protocol.AccessKey = await self._ask(protocol.GetAccessKey(access_key_id))
         except NotFound:
             return None
-        key = AccessKey(told.access_key_id, told.account, told.secret)
+        key = AccessKey(told.access_key_id, told.account, told.secret, told.session_token, told.expires_at)
         _remember(self._keys, access_key_id, key)
         return key
 

@@ -82,7 +82,9 @@ class FakeControl:
                 key = self.keys.get(access_key_id)
                 if key is None:
                     raise errors.NotFound("no such key")
-                return control_protocol.AccessKey(key.access_key_id, key.account, key.secret)
+                return control_protocol.AccessKey(
+                    key.access_key_id, key.account, key.secret, key.session_token, key.expires_at
+                )
             case _:
                 raise AssertionError(body)
 

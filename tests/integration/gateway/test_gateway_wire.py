@@ -29,6 +29,75 @@ def status_of(answer: bytes) -> int:
     return int(answer.split(b" ")[1])
 
 
+@pytest.mark.parametrize(
+    ("name", "request_bytes", "status"),
+    [
+        ("length and chunks", POST + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
+        ("chunks and length", POST + b"Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n", 400),
+        ("chunked twice", POST + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
+        ("chunked in a list", POST + b"Transfer-Encoding: chunked, chunked\r\n\r\n0\r\n\r\n", 400),
+        ("gzip before chunked", POST + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", 501),
+        ("identity", POST + b"Transfer-Encoding: identity\r\n\r\n", 400),
+        ("odd chunked", POST + b"Transfer-Encoding: xchunked\r\n\r\n", 400),
+        ("chunked under 1.0", b"POST / HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 501),
+        ("two lengths", POST + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\nab", 400),
+        ("two same lengths", POST + b"Content-Length: 1\r\nContent-Length: 1\r\n\r\na", 400),
+        ("list of lengths", POST + b"Content-Length: 1, 1\r\n\r\na", 400),
+        ("signed length", POST + b"Content-Length: +1\r\n\r\na", 400),
+        ("negative length", POST + b"Content-Length: -1\r\n\r\na", 400),
+        ("hexadecimal length", POST + b"Content-Length: 0x1\r\n\r\na", 400),
+        ("underscored length", POST + b"Content-Length: 1_0\r\n\r\n0123456789", 400),
+        ("huge length", POST + b"Content-Length: 99999999999999999999999\r\n\r\n", 400),
+        ("empty length", POST + b"Content-Length:\r\n\r\n", 400),
+        ("bare LF", b"GET /_freehold/live HTTP/1.1\nHost: a\n\n\r\n\r\n", 400),
+        ("one bare LF", b"GET /_freehold/live HTTP/1.1\r\nHost: a\nX: b\r\n\r\n", 400),
+        ("bare CR", b"GET /_freehold/live HTTP/1.1\r\nHost: a\rX: b\r\n\r\n", 400),
+        ("space before colon", b"GET /_freehold/live HTTP/1.1\r\nHost : a\r\n\r\n", 400),
+        ("no name", b"GET /_freehold/live HTTP/1.1\r\n: a\r\nHost: a\r\n\r\n", 400),
+        ("folded header", b"GET /_freehold/live HTTP/1.1\r\nHost: a\r\n b\r\n\r\n", 400),
+        ("NUL in a value", b"GET /_freehold/live HTTP/1.1\r\nHost: a\x00b\r\n\r\n", 400),
+        ("no host", b"GET /_freehold/live HTTP/1.1\r\n\r\n", 400),
+        ("two hosts", b"GET /_freehold/live HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400),
+        ("absolute target", b"GET http://a/_freehold/live HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+        ("asterisk", b"OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+        ("connect", b"CONNECT a:443 HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+        ("fragment", b"GET /_freehold/live#x HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+        ("version 2", b"GET / HTTP/2.0\r\nHost: a\r\n\r\n", 505),
+        ("preface of HTTP/2", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505),
+        ("version 0.9", b"GET / HTTP/0.9\r\nHost: a\r\n\r\n", 505),
+        ("TLS hello", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\r\n\r\n", 400),
+        ("other expectation", POST + b"Expect: 200-ok\r\nContent-Length: 1\r\n\r\na", 417),
+        ("too many headers", b"GET / HTTP/1.1\r\nHost: a\r\n" + b"A: b\r\n" * 200 + b"\r\n", 431),
+    ],
+)
+def test_what_two_servers_might_read_differently_is_refused_and_ends_the_connection(
+    stage: Stage, name: str, request_bytes: bytes, status: int
+) -> None:
+    answer = stage.exchange(request_bytes + LIVE)
+    if name in ("version 2", "version 0.9"):
+        assert status_of(answer) in (400, 505)
+    else:
+        assert status_of(answer) in {status, 400}, name
+    assert answer.count(b"x-amzn-requestid: ") == 1, "what follows is not answered"
+    assert b"connection: close" in answer
+    assert "message" in json.loads(answer.partition(b"\r\n\r\n")[2])
+
+
+@pytest.mark.parametrize(
+    "chunks",
+    [b"0x5\r\nhello\r\n0\r\n\r\n", b"1_0\r\n0123456789abcdef\r\n0\r\n\r\n", b"+5\r\nhello\r\n0\r\n\r\n",
+     b"5\nhello\r\n0\r\n\r\n", b"5\r\nhelloX\r\n0\r\n\r\n", b"5\r\nhello\n0\r\n\r\n", b" 5\r\nhello\r\n0\r\n\r\n",
+     b"5;\x00\r\nhello\r\n0\r\n\r\n", b"-5\r\nhello\r\n", b"\r\nhello\r\n", b"FFFFFFFFFFFFFFFFF\r\n",
+     b"0\r\nno trailer\r\n\r\n", b"5" + b";" * 5000 + b"\r\n"],
+)  # fmt: skip
+def test_a_chunk_that_is_none_is_refused(stage: Stage, chunks: bytes) -> None:
+    head = signed(body=b"hello", framed=False, unsigned={"Transfer-Encoding": "chunked"})
+    answer = stage.exchange(head + chunks)
+    assert status_of(answer) == 400
+    assert b"x-amzn-errortype: ValidationException" in answer
+    assert stage.warden.claims == []
+
+
 def test_a_chunked_body_reaches_the_agent_with_its_length(stage: Stage) -> None:
     head = signed(body=b"hello, world", framed=False, unsigned={"Transfer-Encoding": "chunked"})
     with stage.connect() as sock:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
+import hmac
 from typing import Any
 from unittest import mock
 
@@ -27,7 +28,10 @@ Parts = tuple[bytes, bytes, list[tuple[bytes, bytes]]]
 # What may stand in a request line: no spaces, controls, `#` or `?` in a path.
 PATH = st.text(st.sampled_from("abzAZ09-._~/%2F%3a:@!$&'()*+,;=[]äß"), max_size=60).map(lambda text: "/" + text)
 QUERY = st.text(st.sampled_from("abZ09-._~%2F%20+=&&:/?@!$'()*,;ä"), max_size=60)
-HEADER_VALUE = st.text(st.characters(min_codepoint=0x20, max_codepoint=0xFF, exclude_characters="\x7f"), max_size=40)
+# Without what is white space to botocore alone.
+HEADER_VALUE = st.text(
+    st.characters(min_codepoint=0x20, max_codepoint=0xFF, exclude_characters="\x7f\x85\xa0"), max_size=40
+)
 
 
 def signed(method: str, path: str, query: str, headers: list[tuple[str, str]], body: bytes) -> tuple[Any, Parts]:
@@ -39,14 +43,14 @@ def signed(method: str, path: str, query: str, headers: list[tuple[str, str]], b
     with mock.patch("botocore.auth.get_current_datetime", return_value=NOW):
         botocore.auth.SigV4Auth(Credentials("AKIDEXAMPLE", SECRET), SERVICE, REGION).add_auth(request)
     wire = [(name.lower().encode(), value.encode("latin-1")) for name, value in request.headers.items()]
-    return sigv4.parse_authorization(request.headers["Authorization"]), (path.encode(), query.encode(), wire)
+    return sigv4.parse_authorization(request.headers["Authorization"].encode()), (path.encode(), query.encode(), wire)
 
 
 def matches(authorization: Any, method: str, parts: Parts, body: bytes, *, key: bytes | None = None) -> bool:
     path, query, headers = parts
     return sigv4.signature_matches(
         authorization,
-        signing_key=key or sigv4.derive_signing_key(SECRET, STAMP[:8], REGION, SERVICE),
+        signing_key=sigv4.SigningKey(key or sigv4.derive_signing_key(SECRET, STAMP[:8], REGION, SERVICE)),
         timestamp=STAMP,
         method=method,
         raw_path=path,
@@ -134,21 +138,30 @@ def test_an_example_of_the_documentation_has_its_signing_key():
 )
 def test_a_malformed_authorization_says_what_is_wrong(value: str, told: str):
     with pytest.raises(ValueError, match=told.replace(".", r"\.")):
-        sigv4.parse_authorization(value)
+        sigv4.parse_authorization(value.encode())
 
 
 def test_an_authorization_without_spaces_is_read_too():
-    read = sigv4.parse_authorization(
-        "AWS4-HMAC-SHA256 Signature=ab,SignedHeaders=a;host,Credential=k/1/r/s/aws4_request"
-    )
-    assert read == sigv4.Authorization("k", "1", "r", "s", ("a", "host"), "ab")
+    for value in (
+        b"AWS4-HMAC-SHA256 Signature=ab,SignedHeaders=a;host,Credential=k/1/r/s/aws4_request",
+        b"AWS4-HMAC-SHA256 SignedHeaders=a;host,Credential=k/1/r/s/aws4_request,Signature=ab",
+    ):
+        read = sigv4.parse_authorization(value)
+        terms = read.terms
+        assert (terms.access_key_id, terms.date, terms.region, terms.service) == ("k", "1", "r", "s")
+        assert (terms.signed_headers, read.value, read.in_query) == (b"a;host", b"ab", False)
+
+
+@given(st.binary(max_size=64), st.binary(max_size=200))
+def test_a_signing_key_signs_as_hmac_does(key: bytes, data: bytes):
+    assert sigv4.SigningKey(key).sign(data) == hmac.digest(key, data, "sha256").hex()
 
 
 @given(st.text(max_size=200))
 def test_no_text_is_more_than_a_value_error(text: str):
     for value in (text, "AWS4-HMAC-SHA256 " + text):
         try:
-            read = sigv4.parse_authorization(value)
+            read = sigv4.parse_authorization(value.encode())
         except ValueError:
             continue
         assert not matches(read, "GET", (b"/", b"", [(b"host", b"x")]), b"")
