@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from botocore.exceptions import BotoCoreError, ClientError
+from deaths import Watched
 from leftovers import Leftovers
 from running_server import RunningServer, agent, session_id, wait_until
 
@@ -57,8 +58,9 @@ def test_the_wardens_death_ends_every_sandbox_and_new_ones_start(running: Runnin
     server = running.server
     agents = Leftovers(server).agents()
     assert len(agents) == SESSIONS
+    watched = Watched(agents)
     server.kill("warden")
-    wait_until(lambda: not agents & Leftovers(server).agents(), "the sandboxes ended", limit_s=2)
+    watched.assert_ended(limit_s=2)
     wait_until(lambda: answers(running, running.sessions[0]), "a new session of the same id")
     assert running.ask(running.sessions[0])["remembered"] == ["x", "x"], "in-memory state of a lost session is gone"
     wait_until(lambda: len(server.sandboxes()) == 1, "what the dead sandboxes left is swept")
@@ -114,13 +116,13 @@ def test_the_death_of_the_whole_server_leaves_nothing_and_the_next_start_works(r
     server = running.server
     assert server.process is not None
     before = Leftovers(server)
-    agents = before.agents()
+    watched = Watched(before.agents())
     os.kill(server.process.pid, signal.SIGKILL)
+    watched.assert_ended(limit_s=5)
     server.process.wait()
     assert server.process.stdout is not None
     server.process.stdout.close()
     server.process = None
-    wait_until(lambda: not agents & before.agents(), "the sandboxes ended", limit_s=5)
     server.start()
     found = server.control.list_agent_runtimes()["agentRuntimes"]
     assert [line["status"] for line in found] == ["READY"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import http.client
 import itertools
 import json
@@ -42,6 +43,8 @@ class Bench:
         self.data_dir = data_dir
         self.sessions_root = data_dir / "sessions"
         self.lines: list[tuple[int, str, str]] = []
+        self.instance = f"test-{hashlib.sha256(bytes(data_dir)).hexdigest()[:12]}"
+        """In the names of control groups, so it must be no other server's on this host."""
         self.generations = itertools.count(1)
         self.stop_grace_s = stop_grace_s
         self.backend = self.make()
@@ -52,7 +55,7 @@ class Bench:
             return ProcessBackend(self.sessions_root, on_line=self._on_line, stop_grace_s=self.stop_grace_s)
         return SandboxBackend(
             self.sessions_root,
-            instance=f"test-{self.data_dir.parent.name}",
+            instance=self.instance,
             limits=LIMITS,
             uid_first=UID_FIRST,
             on_line=self._on_line,
@@ -118,7 +121,7 @@ class Bench:
         return found
 
     def cgroups(self) -> list[Path]:
-        return [path for path in Path("/sys/fs/cgroup").rglob(f"*{self.data_dir.parent.name}*/*") if path.is_dir()]
+        return [path for path in Path("/sys/fs/cgroup").rglob(f"*{self.instance}*/*") if path.is_dir()]
 
     def directories(self) -> list[str]:
         return sorted(path.name for path in self.sessions_root.iterdir())

@@ -41,6 +41,10 @@ class ValidationFailed(FreeholdError):
         self.fields = fields
 
 
+class Unauthenticated(FreeholdError):
+    """Nobody has shown who is calling: there is no token, or one that is not good here."""
+
+
 class AccessDenied(FreeholdError):
     """The caller is known or unknown, and may not."""
 

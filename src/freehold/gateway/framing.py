@@ -14,8 +14,19 @@ MAX_LINE_BYTES: Final = 4096
 """Of a chunk's size line with its extensions, and of one trailer field."""
 MAX_TRAILER_BYTES: Final = 16 * 1024
 
-_SIZE_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[ \t]*;[\t -~\x80-\xff]*)?")
-_TRAILER: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t -~\x80-\xff]*")
+_TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+_QUOTED: Final = rb'"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*"'
+_EXTENSION: Final = rb"[ \t]*;[ \t]*" + _TOKEN + rb"(?:[ \t]*=[ \t]*(?:" + _TOKEN + rb"|" + _QUOTED + rb"))?"
+_SIZE_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})(?:" + _EXTENSION + rb")*")
+_TRAILER: Final = re.compile(rb"(" + _TOKEN + rb"):[\t -~\x80-\xff]*")
+_NO_TRAILERS: Final = re.compile(
+    rb"transfer-encoding|content-(?:length|type|encoding|range)|host|connection|keep-alive|te|upgrade"
+    rb"|authorization|proxy-.*|www-authenticate|cookie|set-cookie|cache-control|location|x-amzn-.*"
+    rb"|access-control-.*",
+    re.IGNORECASE,
+)
+"""What frames, routes, authenticates or rules an answer may not come after it (RFC 9110 section 6.5.1): a reader that
+merges trailers into the head would believe what nobody has checked."""
 
 
 class BadFraming(Exception):
@@ -126,5 +137,6 @@ class Chunked:
             self.done = True
         else:
             self._trailer_bytes += len(line)
-            if self._trailer_bytes > MAX_TRAILER_BYTES or not _TRAILER.fullmatch(line):
+            trailer = _TRAILER.fullmatch(line)
+            if self._trailer_bytes > MAX_TRAILER_BYTES or trailer is None or _NO_TRAILERS.fullmatch(trailer[1]):
                 raise BadFraming("a trailer field is not one")

@@ -1,7 +1,8 @@
 """HTTP/1.1 heads: what a request or a response says before its body, read strictly.
 
 For: bytes up to and with the blank line. Not for bodies (`framing`) or for what a header means to Freehold. llhttp
-reads; what it lets pass and a second reader might see otherwise is refused here. Invariant: a head that is returned
+reads header lines; first lines, which it reads less strictly (other protocols, more than one space), and what a second
+reader might see otherwise are judged here. Invariant: a head that is returned
 has exactly one reading of where its body ends.
 """
 
@@ -18,7 +19,10 @@ MAX_HEAD_BYTES: Final = 64 * 1024
 MAX_HEADERS: Final = 200
 
 _LENGTH: Final = re.compile(rb"[0-9]{1,18}")
-_TARGET: Final = re.compile(rb"/[!-\"$->@-~]*(\?[!-\"$-~]*)?")
+_REQUEST_LINE: Final = re.compile(rb"(?!CONNECT )([A-Z][A-Z-]{0,31}) (/[!-\"$-~]*) HTTP/1\.([01])\r\n")
+_STATUS_LINE: Final = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9]{2})(?: [\t -~\x80-\xff]*)?\r\n")
+_OTHER_VERSION: Final = re.compile(rb"[^ \r\n]+ [^ \r\n]+ HTTP/(?!1\.[01]\r\n)[0-9.]+\r\n")
+_HOST: Final = re.compile(rb"[A-Za-z0-9._~!$&'()*+;=%:\[\]-]*")
 _OWS: Final = b" \t"
 _SPECIAL: Final = frozenset({b"content-length", b"transfer-encoding", b"connection", b"expect", b"host"})
 
@@ -84,14 +88,10 @@ class ResponseHead:
 
 
 class _Collector:
-    __slots__ = ("headers", "target")
+    __slots__ = ("headers",)
 
     def __init__(self) -> None:
         self.headers: Headers = []
-        self.target = b""
-
-    def on_url(self, url: bytes) -> None:
-        self.target += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
         # llhttp leaves white space at the end of values.
@@ -100,29 +100,34 @@ class _Collector:
 
 def parse_request(data: bytes) -> RequestHead:
     """Read a head, with its blank line. Raises BadHead."""
+    first = _REQUEST_LINE.match(data)
+    if first is None:
+        raise _bad_request_line(data)
     collector = _Collector()
-    parser = httptools.HttpRequestParser(collector)
     try:
-        parser.feed_data(data)
+        httptools.HttpRequestParser(collector).feed_data(data)
     except httptools.HttpParserUpgrade:
         pass  # asked for, never granted by this layer: an ordinary request otherwise
     except httptools.HttpParserError as error:
         raise BadHead(f"The request is not HTTP/1.1: {error}") from None
-    version = parser.get_http_version()
-    if version not in ("1.1", "1.0"):
-        raise BadHead("Only HTTP/1.1 and HTTP/1.0 are spoken here", 505)
-    if not _TARGET.fullmatch(collector.target):
-        raise BadHead("The request target must be a path")
     if len(collector.headers) > MAX_HEADERS:
         raise BadHead(f"The request has more than {MAX_HEADERS} headers", 431)
-    head = RequestHead(parser.get_method().decode("ascii"), collector.target, is_http_1_0=version == "1.0")
+    method, target, minor = first.groups()
+    head = RequestHead(method.decode("ascii"), target, is_http_1_0=minor == b"0")
     head.headers = collector.headers
     _read_special(head)
     return head
 
 
+def _bad_request_line(data: bytes) -> BadHead:
+    if _OTHER_VERSION.match(data):
+        return BadHead("Only HTTP/1.1 and HTTP/1.0 are spoken here", 505)
+    return BadHead("The request line must be a method in capitals, a path and HTTP/1.1, with one space between them")
+
+
 def _read_special(head: RequestHead) -> None:
     host: bytes | None = None
+    options: set[bytes] = set()
     for name, value in head.headers:
         if name not in _SPECIAL:
             continue
@@ -130,6 +135,8 @@ def _read_special(head: RequestHead) -> None:
             # SDKs that sign WebSocket requests send it twice alike (spec, last section).
             if host is not None and value != host:
                 raise BadHead("The request has two different Host headers")
+            if not _HOST.fullmatch(value):
+                raise BadHead("The Host header is not one host")
             host = value
         elif name == b"content-length":
             if head.content_length is not None or not _LENGTH.fullmatch(value):
@@ -140,11 +147,7 @@ def _read_special(head: RequestHead) -> None:
                 raise BadHead("Of transfer encodings only one 'chunked' is taken", 501)
             head.chunked = True
         elif name == b"connection":
-            options = value.lower()
-            if b"close" in options:
-                head.keep_alive = False
-            elif head.is_http_1_0 and b"keep-alive" in options:
-                head.keep_alive = True
+            options |= _tokens(value)
         elif value.lower() == b"100-continue":
             head.expects_continue = not head.is_http_1_0
         else:
@@ -153,23 +156,31 @@ def _read_special(head: RequestHead) -> None:
         raise BadHead("A request has either Content-Length or Transfer-Encoding")
     if host is None and not head.is_http_1_0:
         raise BadHead("An HTTP/1.1 request has a Host header")
+    if options:
+        head.keep_alive = b"close" not in options and (not head.is_http_1_0 or b"keep-alive" in options)
+
+
+def _tokens(value: bytes) -> set[bytes]:
+    return {token.strip(_OWS) for token in value.lower().split(b",")}
 
 
 def parse_response(data: bytes, *, request_method: str) -> ResponseHead:
     """Read a head, with its blank line. Raises BadResponse."""
+    first = _STATUS_LINE.match(data)
+    if first is None:
+        raise BadResponse("the first line is not the version, a status and a phrase")
+    status = int(first[2])
+    if status == 101:
+        raise BadResponse("status 101, which nobody asked for")
     collector = _Collector()
-    parser = httptools.HttpResponseParser(collector)
     try:
-        parser.feed_data(data)
+        httptools.HttpResponseParser(collector).feed_data(data)
     except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
         raise BadResponse(str(error)) from None
-    status = parser.get_status_code()
-    version = parser.get_http_version()
-    if version not in ("1.1", "1.0") or not 100 <= status <= 599 or status == 101:
-        raise BadResponse(f"HTTP version {version}, status {status}")
     if len(collector.headers) > MAX_HEADERS:
         raise BadResponse("too many headers")
-    keep_alive = version == "1.1"
+    is_http_1_0 = first[1] == b"0"
+    keep_alive = not is_http_1_0
     length: int | None = None
     chunked = False
     for name, value in collector.headers:
@@ -178,10 +189,10 @@ def parse_response(data: bytes, *, request_method: str) -> ResponseHead:
                 raise BadResponse("Content-Length is not one number")
             length = int(value)
         elif name == b"transfer-encoding":
-            if chunked or version == "1.0" or value.lower() != b"chunked":
+            if chunked or is_http_1_0 or value.lower() != b"chunked":
                 raise BadResponse("a transfer encoding other than one 'chunked'")
             chunked = True
-        elif name == b"connection" and b"close" in value.lower():
+        elif name == b"connection" and b"close" in _tokens(value):
             keep_alive = False
     if chunked and length is not None:
         raise BadResponse("both Content-Length and Transfer-Encoding")

@@ -17,6 +17,8 @@ from freehold.gateway.framing import BadFraming, UntilClose
 
 _TCP_ESTABLISHED_BYTES_ACKED: Final = 120
 """Offset of `tcpi_bytes_acked` in Linux's `struct tcp_info`."""
+MAX_INTERIM: Final = 32
+"""Of one response's interim heads (1xx)."""
 
 
 class Sink(Protocol):
@@ -51,6 +53,7 @@ class Upstream(asyncio.Protocol):
         self._sink: Sink | None = None
         self._head: heads.ResponseHead | None = None
         self._method = ""
+        self._interim = 0
         self._buffer = b""
         self._paused_by_transport = False
         self._why_closed = ""
@@ -68,6 +71,7 @@ class Upstream(asyncio.Protocol):
         assert self._sink is None
         self._sink = sink
         self._head = None
+        self._interim = 0
         self._method = method
         self._written_before = self._written
 
@@ -190,6 +194,9 @@ class Upstream(asyncio.Protocol):
             data = data[end + 4 :]
             if head.status >= 200:
                 break
+            self._interim += 1
+            if self._interim > MAX_INTERIM:
+                raise heads.BadResponse(f"more than {MAX_INTERIM} interim answers")
         self._buffer = b""
         self._head = head
         assert self._sink is not None

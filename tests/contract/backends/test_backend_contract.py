@@ -17,6 +17,7 @@ from typing import Protocol
 
 import pytest
 from backend_sessions import EVALUATING, PORT, PYTHON, Bench, opened, until
+from deaths import Watched
 
 from freehold.backends.base import Exit, SessionRef
 from freehold.domain.errors import StartFailed
@@ -474,9 +475,11 @@ def test_a_kill_of_the_server_ends_20_sessions_within_2_s_and_a_sweep_leaves_not
     async def body() -> None:
         await until((tmp_path / "ready").exists, "its sessions run", limit_s=30)
         assert len(bench.processes() - {server.pid}) >= 20
+        watched = Watched(bench.processes())
         server.kill()
+        watched.assert_ended(limit_s=2.0)
         server.wait()
-        await until(lambda: bench.processes() == set(), "every process has gone", limit_s=2.0)
+        assert bench.processes() == set()
         left = bench.directories()
         assert len(left) >= 20
         async with opened(bench):

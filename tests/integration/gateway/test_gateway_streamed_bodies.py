@@ -156,10 +156,11 @@ def test_a_body_beyond_the_service_s_maximum_is_refused(stage: Stage, framing: t
 
 
 def test_a_client_that_leaves_in_the_middle_of_its_body_ends_the_agents_request(stage: Stage):
-    gone = threading.Event()
+    begun, gone = threading.Event(), threading.Event()
 
     async def agent(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
+        begun.set()
         try:
             await reader.readexactly(100)
         except (asyncio.IncompleteReadError, ConnectionError):
@@ -168,7 +169,7 @@ def test_a_client_that_leaves_in_the_middle_of_its_body_ends_the_agents_request(
     stage.agent = agent
     with stage.connect() as sock:
         sock.sendall(head("Content-Length: 100") + b"half")
-        eventually(lambda: stage.connections)
+        assert begun.wait(DEADLINE_S)
     assert gone.wait(DEADLINE_S)
 
 

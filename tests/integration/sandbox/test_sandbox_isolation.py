@@ -8,16 +8,20 @@ import errno
 import os
 import socket
 import threading
+import uuid
 from collections.abc import Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from backend_sessions import LIMITS, PREFIX, Agent, Bench, opened, until
+from backend_sessions import LIMITS, PREFIX, Agent, Bench, opened
+from deaths import Watched
 
 from freehold.backends.base import Exit
 
 SECRET = "what only the server may know"
+COLOUR = f"red-{uuid.uuid4()}"
+"""In the environment of the second agent; on this host it is there and nowhere else."""
 
 
 class Two:
@@ -42,7 +46,7 @@ class Two:
         self.bench = Bench("sandbox", self._data_dir)
         self._opened = opened(self.bench)
         await self._opened.__aenter__()
-        given = {"COLOUR": "red", "LD_PRELOAD": "/var/task/evil.so", "LD_LIBRARY_PATH": "/var/task"}
+        given = {"COLOUR": COLOUR, "LD_PRELOAD": "/var/task/evil.so", "LD_LIBRARY_PATH": "/var/task"}
         self.agents = [await self.bench.start(), await self.bench.start(self.bench.spec(environment=given))]
 
     def __exit__(self, *_: object) -> None:
@@ -126,11 +130,11 @@ def test_nothing_of_the_servers_environment_is_found_in_any_process(two: Two):
 
 
 def test_an_agents_environment_is_in_no_process_list_of_the_host(two: Two):
-    assert two.second("import os\nreturn os.environ['COLOUR']") == "red"
+    assert two.second("import os\nreturn os.environ['COLOUR']") == COLOUR
     for directory in Path("/proc").iterdir():
         if directory.name.isdigit():
             with contextlib.suppress(OSError):
-                assert b"COLOUR" not in (directory / "cmdline").read_bytes()
+                assert COLOUR.encode() not in (directory / "cmdline").read_bytes()
 
 
 def test_an_agents_environment_steers_nothing_outside_of_its_sandbox(two: Two):
@@ -391,13 +395,16 @@ def test_each_session_of_roots_server_has_a_host_user_of_its_own(two: Two, tmp_p
 
 def test_each_process_of_an_agent_dies_with_it_at_once(two: Two):
     async def body() -> None:
+        others = two.bench.processes()
         agent: Agent = await two.bench.start()
         await agent.value(
             "import os, signal\nfor _ in range(10):\n    if not os.fork():\n        os.setsid()\n"
             "        signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 65))\n        signal.pause()\nreturn 1"
         )
-        before = len(two.bench.processes())
+        own = two.bench.processes() - others
+        assert len(own) >= 11
+        watched = Watched(own)
         await agent.stop()
-        await until(lambda: len(two.bench.processes()) <= before - 11, "they have gone", limit_s=2)
+        watched.assert_ended(limit_s=2)
 
     two.do(body())

@@ -24,6 +24,7 @@ def test_an_ordinary_users_sandboxes_hold_as_roots_do(tests: str):
         os.chown(home, UID, UID)
         pytest_words = [
             "-q",
+            "--numprocesses=0",
             "-p",
             "no:cacheprovider",
             "-c",

@@ -1,0 +1,72 @@
+"""Where in a request its bearer token is: in the Authorization header, or among a WebSocket's subprotocols.
+
+Not for the token itself (`jwt`). Pure. Invariant: a request that could be read as bringing two tokens, or a token and a
+signature, brings none.
+
+Sources: RFC 6750 section 2.1; spec sections 1.7 (browsers' WebSockets) and 4.2.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Final
+
+from freehold.auth import jwt_form
+from freehold.auth.jwt_refusals import TokenUnreadable, missing
+from freehold.auth.sigv4 import SignatureRefused
+
+SUBPROTOCOL: Final = b"base64UrlBearerAuthorization"
+"""What the server answers as the subprotocol when the token came so."""
+_TOKEN68: Final = re.compile(rb"[A-Za-z0-9._~+/-]+=*")
+_SIGNED_QUERY: Final = re.compile(rb"(?:^|&)X-Amz-(?:Algorithm|Credential|Signature)=", re.IGNORECASE)
+
+Headers = Sequence[tuple[bytes, bytes]]
+"""Names in lower case, values as received, in order."""
+
+
+def from_request(headers: Headers, raw_query: bytes) -> bytes:
+    """The token of an HTTP request. Raises TokenRefused (there is none), TokenUnreadable, SignatureRefused (the caller
+    means SigV4, or another method that is not this one)."""
+    values = [value for name, value in headers if name == b"authorization"]
+    if len(values) > 1:
+        raise TokenUnreadable("authorization is there more than once")
+    if _SIGNED_QUERY.search(raw_query):
+        raise SignatureRefused.other_method()
+    value = values[0].strip(b" \t") if values else b""
+    if not value:
+        raise missing()
+    scheme, _, token = value.partition(b" ")
+    if scheme.lower() != b"bearer":
+        raise SignatureRefused.other_method()
+    token = token.lstrip(b" ")
+    if not _TOKEN68.fullmatch(token):
+        raise TokenUnreadable("authorization holds no token")
+    return token
+
+
+def from_web_socket(headers: Headers, raw_query: bytes) -> tuple[bytes, bytes | None]:
+    """The token of a WebSocket's handshake, and the subprotocol to answer with, if it came in one.
+
+    Raises as from_request does.
+    """
+    offered = [
+        offer.strip(b" \t")
+        for name, value in headers
+        if name == b"sec-websocket-protocol"
+        for offer in value.split(b",")
+    ]
+    encoded = [offer[len(SUBPROTOCOL) + 1 :] for offer in offered if offer.startswith(SUBPROTOCOL + b".")]
+    if not encoded:
+        return from_request(headers, raw_query), None
+    if len(encoded) > 1 or any(name == b"authorization" for name, _ in headers):
+        raise TokenUnreadable("there is more than one token")
+    if _SIGNED_QUERY.search(raw_query):
+        raise SignatureRefused.other_method()
+    if SUBPROTOCOL not in offered:
+        # The answer would have to name a subprotocol that the client did not offer.
+        raise TokenUnreadable("the subprotocol is not offered without its token, too")
+    token = jwt_form.decode(encoded[0], "subprotocol")
+    if not _TOKEN68.fullmatch(token):
+        raise TokenUnreadable("subprotocol holds no token")
+    return token, SUBPROTOCOL

@@ -1,0 +1,222 @@
+"""An issuer's public keys: which of what it publishes can be used, which key a token is checked with, and the check.
+
+For: control, which reads key sets (`read_key_set`), and gateway workers, which check signatures (`Keys`). Pure. Not for
+fetching. Invariant: only a public key that its issuer publishes for signatures, and that is strong enough, verifies
+anything, with an algorithm for keys of its kind: no shared secret, no key that comes with the token.
+
+Sources: RFC 7515, 7517, 7518, 8037, 9864. The arithmetic is joserfc's.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Iterable
+from typing import Any, Final, cast
+
+import msgspec
+from joserfc import errors as jose
+from joserfc import jwk, jws
+from joserfc.jwa import JWSAlgModel
+
+from freehold.auth import jwt_form
+from freehold.auth.jwt_refusals import TokenRefused, UnknownKey
+
+_RSA: Final = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512")
+_BY_CURVE: Final = {
+    ("EC", "P-256"): ("ES256",),
+    ("EC", "P-384"): ("ES384",),
+    ("EC", "P-521"): ("ES512",),
+    ("OKP", "Ed25519"): ("EdDSA", "Ed25519"),
+}
+_MEMBERS: Final = {"RSA": ("n", "e"), "EC": ("x", "y"), "OKP": ("x",)}
+ALGORITHMS: Final = frozenset((*_RSA, *(name for names in _BY_CURVE.values() for name in names)))
+MIN_RSA_BITS: Final = 2048
+MAX_RSA_BITS: Final = 8192
+"""A check's cost grows with the square."""
+MAX_EXPONENT_BITS: Final = 32
+MAX_KEYS: Final = 64
+"""Of one set. Beyond it the set is refused."""
+MAX_KID_LENGTH: Final = 256
+MAX_TRIES: Final = 8
+"""Keys that may fit one token."""
+
+
+class PublicKey(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A key as it is published (RFC 7517), without what does not count here. Crosses process borders."""
+
+    kty: str
+    algorithms: tuple[str, ...]
+    """Those it may be used with."""
+    kid: str | None = None
+    crv: str | None = None
+    n: str | None = None
+    e: str | None = None
+    x: str | None = None
+    y: str | None = None
+
+
+class UnusableKeySet(Exception):
+    """What was published is no key set that anything can be checked with. The message is for the log."""
+
+
+# -- reading what is published ------------------------------------------------------------------------------------
+
+
+def read_key_set(document: bytes) -> tuple[tuple[PublicKey, ...], list[str]]:
+    """The usable keys of a JWK Set, in an order that does not depend on the document's, and why others are not.
+
+    Raises UnusableKeySet.
+    """
+    try:
+        found: Any = jwt_form.parse_json(document)
+    except ValueError:
+        raise UnusableKeySet("it is not JSON") from None
+    published: Any = found.get("keys") if isinstance(found, dict) else None  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+    if not isinstance(published, list):
+        raise UnusableKeySet("it has no list of keys")
+    if len(published) > MAX_KEYS:  # pyright: ignore[reportUnknownArgumentType]
+        raise UnusableKeySet(f"it has more than {MAX_KEYS} keys")
+    keys: set[PublicKey] = set()
+    unusable: list[str] = []
+    for number, entry in enumerate(published):  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+        try:
+            keys.add(_read_key(entry))
+        except ValueError as reason:
+            unusable.append(f"key {number}: {reason}")
+    return tuple(sorted(keys, key=msgspec.json.encode)), unusable
+
+
+def generation_of(issuer: str, keys: Iterable[PublicKey]) -> str:
+    """Names a key set by its content: the same issuer and keys have the same generation, others never."""
+    return hashlib.sha256(msgspec.json.encode((issuer, tuple(keys)))).hexdigest()
+
+
+def _read_key(entry: Any) -> PublicKey:
+    """Raises ValueError, which says why the key can't be used."""
+    if not isinstance(entry, dict):
+        raise ValueError("not an object")
+    said = cast(dict[str, Any], entry)
+    kty, crv, kid = said.get("kty"), said.get("crv"), said.get("kid")
+    if kid is not None and (not isinstance(kid, str) or len(kid) > MAX_KID_LENGTH):
+        raise ValueError("its kid is no string, or too long")
+    if said.get("use", "sig") != "sig":
+        raise ValueError("not for signatures (use)")
+    operations = said.get("key_ops")
+    if operations is not None and not (isinstance(operations, list) and "verify" in operations):
+        raise ValueError("not for checking signatures (key_ops)")
+    fitting = _RSA if kty == "RSA" else _BY_CURVE.get((kty, crv)) if isinstance(crv, str) else None  # pyright: ignore[reportArgumentType]
+    if not isinstance(kty, str) or fitting is None:
+        raise ValueError("of a type or curve that is not supported")
+    material = {name: said.get(name) for name in _MEMBERS[kty]}
+    if not all(isinstance(value, str) for value in material.values()):
+        raise ValueError("a part of it is missing")
+    key = PublicKey(
+        kty=kty,
+        algorithms=_restricted(fitting, said.get("alg")),
+        kid=kid,
+        crv=None if kty == "RSA" else crv,
+        **material,  # pyright: ignore[reportArgumentType]
+    )
+    if kty == "RSA":
+        _check_rsa(key)
+    _import(key)
+    return key
+
+
+def _restricted(fitting: tuple[str, ...], alg: Any) -> tuple[str, ...]:
+    if alg is None:
+        return fitting
+    # One algorithm with two names (RFC 9864).
+    named = fitting if alg in ("EdDSA", "Ed25519") else (alg,)
+    allowed = tuple(name for name in fitting if name in named)
+    if not allowed:
+        raise ValueError("for another algorithm (alg)")
+    return allowed
+
+
+def _check_rsa(key: PublicKey) -> None:
+    modulus, exponent = _number(key.n), _number(key.e)
+    if not MIN_RSA_BITS <= modulus.bit_length() <= MAX_RSA_BITS:
+        raise ValueError(f"its modulus has {modulus.bit_length()} bits")
+    if exponent < 3 or exponent % 2 == 0 or exponent.bit_length() > MAX_EXPONENT_BITS:
+        raise ValueError("its exponent is not sound")
+
+
+def _number(text: str | None) -> int:
+    assert text is not None
+    data = text.encode("ascii", "replace")
+    return int.from_bytes(base64.urlsafe_b64decode(data + b"=" * (-len(data) % 4)))
+
+
+def _import(key: PublicKey) -> jwk.Key:
+    document = {name: value for name in ("kty", "crv", "n", "e", "x", "y") if (value := getattr(key, name)) is not None}
+    try:
+        return jwk.import_key(document)
+    except (jose.JoseError, ValueError, KeyError, TypeError):
+        raise ValueError("it is no key") from None
+
+
+# -- checking signatures ------------------------------------------------------------------------------------------
+
+
+class _Registry(jws.JWSRegistry):
+    """What joserfc may do here. Headers that it does not know are none of its business: `crit` says if they are."""
+
+    max_header_length = jwt_form.MAX_HEADER_BYTES
+    max_payload_length = jwt_form.MAX_TOKEN_BYTES
+    max_signature_length = jwt_form.MAX_SIGNATURE_BYTES
+
+    def __init__(self) -> None:
+        super().__init__(algorithms=ALGORITHMS, strict_check_header=False)
+
+    def get_alg(self, name: str) -> JWSAlgModel:
+        # As its own, but without a warning of EdDSA's having got another name, for each token.
+        if name not in ALGORITHMS:
+            raise jose.UnsupportedAlgorithmError(name)
+        return self.algorithms[name]
+
+
+_REGISTRY: Final = _Registry()
+
+
+class Keys:
+    """One generation of an issuer's keys, ready for use."""
+
+    __slots__ = ("_by_kid", "_keys", "generation", "issuer")
+
+    def __init__(self, issuer: str, generation: str, keys: Iterable[PublicKey]) -> None:
+        """Raises ValueError for a key that `read_key_set` would not have let through."""
+        self.issuer = issuer
+        self.generation = generation
+        self._keys = [(key, _import(key)) for key in keys]
+        self._by_kid: dict[str, list[tuple[PublicKey, jwk.Key]]] = {}
+        for entry in self._keys:
+            if entry[0].kid is not None:
+                self._by_kid.setdefault(entry[0].kid, []).append(entry)
+
+    def check_signature(self, token: bytes, algorithm: str, kid: str | None) -> None:
+        """Raise TokenRefused unless one of these keys signed `token` with `algorithm`; UnknownKey if another may have.
+
+        A token that names a key is checked with keys of that name alone, whatever it names. One that names none is
+        checked with every key that its algorithm fits. In either case there are at most MAX_TRIES, or it is refused.
+        """
+        named = self._keys if kid is None else self._by_kid.get(kid, [])
+        fitting = [key for public, key in named if algorithm in public.algorithms]
+        if len(fitting) > MAX_TRIES:
+            raise TokenRefused("too many keys fit the token")
+        if any(_signed(token, key) for key in fitting):
+            return
+        if kid is None:
+            raise UnknownKey("no key made the signature")
+        if not named:
+            raise UnknownKey("kid names no key of the issuer")
+        raise TokenRefused("signature is wrong" if fitting else "the key that kid names is not for alg")
+
+
+def _signed(token: bytes, key: jwk.Key) -> bool:
+    try:
+        jws.deserialize_compact(token, key, registry=_REGISTRY)
+    except (jose.JoseError, ValueError):
+        return False
+    return True
