@@ -10,11 +10,12 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks import control, invoke, invoke_latency, session_start
+from benchmarks import control, gateway, invoke, invoke_latency, session_start
 from tools import ephemeral
 
 BENCHMARKS: dict[str, tuple[Callable[[int], dict[str, Any]], int, str]] = {
     "control": (control.measure, 95, "operations of the control plane beside moto's server, and with 10,000 runtimes"),
+    "gateway": (gateway.measure, 20_000, "what a request, an event, a stream costs beside nginx, HAProxy and Envoy"),
     "invoke": (invoke.measure, 10_000, "CPU and throughput of InvokeAgentRuntime, beside the agent direct and nginx"),
     "invoke_latency": (invoke_latency.measure, 2000, "round trips of InvokeAgentRuntime in one running session"),
     "session_start": (session_start.measure, 20, "first invocations of new sessions, one after another"),
