@@ -14,6 +14,7 @@ from typing import Any, Final, Protocol
 from freehold.gateway import eager, framing
 from freehold.gateway.errors import Answer, WireError, envelope, to_wire
 from freehold.gateway.heads import Headers, RequestHead
+from freehold.observe import ids
 from freehold.observe.tracing import Trace
 
 _VERSION_4: Final = (0x4 << 76) | (0x2 << 62)
@@ -126,7 +127,7 @@ class Exchange:
     def __init__(self, connection: Line, head: RequestHead) -> None:
         self._connection = connection
         self.head = head
-        self.request_id = new_id()
+        self.request_id = ids.request_id()
         self.render_error: Callable[[WireError], Answer] = envelope
         """How this exchange's caller is told of failures."""
         self.response_started = False

@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 from freehold.gateway.exchange import Exchange
-from freehold.observe.access_log import AccessLog
+from freehold.observe.access_log import AccessLog, Line
 from freehold.observe.counts import Counts, add_latency
 from freehold.observe.spans import SpanQueue, SpanRecord
 
 UNREADABLE: Final = "Unreadable"
 """In the place of an operation: what came was no request."""
 CLIENT_GONE: Final = "ClientGone"
+_MAX_PATH: Final = 512
+"""Of a path that is no operation's: what is logged of it."""
 _THROTTLES: Final = frozenset({402, 429})
 """Quota and rate: statuses of ServiceQuotaExceededException and ThrottlingException."""
 
@@ -59,7 +61,8 @@ class Observer:
         code = exchange.error_code if error is None else error.code
         if not whole and not code:
             code = CLIENT_GONE
-        fault = fault_of(exchange.status if error is None else error.status)
+        status = exchange.status if error is None else error.status
+        fault = "" if status < 400 else fault_of(status)
         series = self.counts.of(exchange.operation, exchange.account, exchange.runtime_id, exchange.endpoint)
         series.invocations += 1
         if fault == "throttle":
@@ -91,44 +94,40 @@ class Observer:
             series.user_errors += 1
         add_latency(series, 0.0)
         if self._access_log is not None:
-            self._write(self._access_log, {"operation": UNREADABLE, "status": status, "error": code})
+            self._write(self._access_log, Line(operation=UNREADABLE, status=status, error=code))
 
     def flush(self) -> None:
         if self._access_log is not None:
             self._access_log.flush()
 
     def _log(self, access_log: AccessLog, exchange: Exchange, code: str, duration_s: float, whole: bool) -> None:
-        fields: dict[str, Any] = {"method": exchange.head.method}
-        if exchange.operation:
-            fields["operation"] = exchange.operation
-        else:
-            fields["path"] = exchange.head.raw_path[:512].decode("ascii")
-        fields["status"] = exchange.status
-        if code:
-            fields["error"] = code
-        fields["request_id"] = exchange.request_id
-        if exchange.account:
-            fields["account"] = exchange.account
-        if exchange.runtime_id:
-            fields["runtime_id"] = exchange.runtime_id
-            fields["endpoint"] = exchange.endpoint
-        if exchange.session_id:
-            fields["session_id"] = exchange.session_id
-        if exchange.generation:
-            fields["generation"] = exchange.generation
-        fields["bytes_in"] = exchange.bytes_in
-        fields["bytes_out"] = exchange.bytes_out
-        fields["duration_ms"] = round(duration_s * 1000, 3)
-        if exchange.first_byte_at:
-            fields["first_byte_ms"] = round((exchange.first_byte_at - exchange.started_at) * 1000, 3)
-        if exchange.trace is not None:
-            fields["trace_id"] = exchange.trace.context.trace_id
-        if not whole:
-            fields["broken_off"] = True
-        self._write(access_log, fields)
+        operation, trace = exchange.operation, exchange.trace
+        first_byte_at = exchange.first_byte_at
+        self._write(
+            access_log,
+            Line(  # by place: names would cost as much again
+                exchange.head.method,
+                operation,
+                "" if operation else exchange.head.raw_path[:_MAX_PATH].decode("ascii"),
+                exchange.status,
+                code,
+                exchange.request_id,
+                exchange.account,
+                exchange.runtime_id,
+                exchange.endpoint,
+                exchange.session_id,
+                exchange.generation,
+                exchange.bytes_in,
+                exchange.bytes_out,
+                int(duration_s * 1e6) / 1000,
+                int((first_byte_at - exchange.started_at) * 1e6) / 1000 if first_byte_at else None,
+                "" if trace is None else trace.context.trace_id,
+                not whole,
+            ),
+        )
 
-    def _write(self, access_log: AccessLog, fields: dict[str, Any]) -> None:
-        if access_log.add(fields):
+    def _write(self, access_log: AccessLog, line: Line) -> None:
+        if access_log.add(line):
             if self._soon is None:
                 access_log.flush()
             else:

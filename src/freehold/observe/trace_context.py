@@ -1,23 +1,24 @@
 """Where a request stands in a distributed trace, in both forms that callers use: W3C and X-Ray.
 
-For: the gateway's hot path, so standard library only. Not for spans (`spans`). Invariant: the two forms of one Context
-name the same trace, the same parent and the same decision to sample; what a caller sent that can't be read is as if it
-had not been sent. Sources: W3C Trace Context (level 1), X-Ray developer guide (tracing header), spec sections 1.5, 8.
+For: the gateway's hot path. Not for spans (`spans`). Invariant: the two forms of one Context name the same trace, the
+same parent and the same decision to sample; what a caller sent that can't be read is as if it had not been sent.
+Sources: W3C Trace Context (level 1), X-Ray developer guide (tracing header), spec sections 1.5, 8.
 """
 
 from __future__ import annotations
 
-import os
 import re
 import time
 from collections.abc import Sequence
 from typing import Final
 
+from freehold.observe import ids
+
 TRACEPARENT: Final = b"traceparent"
 TRACESTATE: Final = b"tracestate"
 XRAY: Final = b"x-amzn-trace-id"
 NAMES: Final = frozenset({TRACEPARENT, TRACESTATE, XRAY})
-"""What `Context.headers` writes anew. `baggage` is the application's, and passes as it is."""
+"""What `Context.lines` writes anew. `baggage` is the application's, and passes as it is."""
 
 _MAX_TRACESTATE_BYTES: Final = 4096
 _W3C: Final = re.compile(rb"(?!ff)[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
@@ -30,7 +31,7 @@ _NO_SPAN: Final = "0" * 16
 class Context:
     """A place in a trace. `trace_id` is 32, `span_id` 16 lower-case hex digits."""
 
-    __slots__ = ("sampled", "span_id", "state", "trace_id")
+    __slots__ = ("_lines", "sampled", "span_id", "state", "trace_id")
 
     def __init__(self, trace_id: str, span_id: str, *, sampled: bool, state: bytes = b"") -> None:
         self.trace_id = trace_id
@@ -38,26 +39,29 @@ class Context:
         self.sampled = sampled
         self.state = state
         """The W3C `tracestate`, which only vendors read."""
+        self._lines = b""
 
     def child(self) -> Context:
         """The same trace, one span further down."""
-        return Context(self.trace_id, os.urandom(8).hex(), sampled=self.sampled, state=self.state)
+        return Context(self.trace_id, ids.span_id(), sampled=self.sampled, state=self.state)
 
     @property
-    def traceparent(self) -> bytes:
-        return b"00-%b-%b-0%d" % (self.trace_id.encode(), self.span_id.encode(), self.sampled)
-
-    @property
-    def xray(self) -> bytes:
-        trace, span = self.trace_id.encode(), self.span_id.encode()
-        return b"Root=1-%b-%b;Parent=%b;Sampled=%d" % (trace[:8], trace[8:], span, self.sampled)
+    def lines(self) -> bytes:
+        """Header lines of both forms, as they are passed on: to the agent, and back to the caller."""
+        if not self._lines:
+            trace, span, sampled = self.trace_id, self.span_id, "1" if self.sampled else "0"
+            told = (
+                f"x-amzn-trace-id: Root=1-{trace[:8]}-{trace[8:]};Parent={span};Sampled={sampled}\r\n"
+                f"traceparent: 00-{trace}-{span}-0{sampled}\r\n"
+            )
+            state = b"tracestate: %b\r\n" % self.state if self.state else b""
+            self._lines = told.encode() + state
+        return self._lines
 
     def headers(self) -> list[tuple[bytes, bytes]]:
-        """Both forms, as they are passed on."""
-        lines = [(XRAY, self.xray), (TRACEPARENT, self.traceparent)]
-        if self.state:
-            lines.append((TRACESTATE, self.state))
-        return lines
+        """`lines` as names and values."""
+        pairs = (line.partition(b": ") for line in self.lines.split(b"\r\n") if line)
+        return [(name, value) for name, _, value in pairs]
 
 
 def received(headers: Sequence[tuple[bytes, bytes]]) -> Context | None:
@@ -93,7 +97,7 @@ def received(headers: Sequence[tuple[bytes, bytes]]) -> Context | None:
 
 def new(*, sampled: bool) -> Context:
     """The beginning of a trace, with a parent that is nobody's span. The id begins with the time, as X-Ray wants."""
-    return Context(f"{int(time.time()):08x}{os.urandom(12).hex()}", os.urandom(8).hex(), sampled=sampled)
+    return Context(ids.trace_id(int(time.time())), ids.span_id(), sampled=sampled)
 
 
 def _read_w3c(value: bytes) -> Context | None:
@@ -116,7 +120,7 @@ def _read_xray(value: bytes) -> Context | None:
     if root is None:
         return None
     parent = parts.get(b"Parent", b"")
-    span_id = parent.decode().lower() if _PARENT.fullmatch(parent) else os.urandom(8).hex()
+    span_id = parent.decode().lower() if _PARENT.fullmatch(parent) else ids.span_id()
     trace_id = (root[1] + root[2]).decode().lower()
     if trace_id == _NO_TRACE or span_id == _NO_SPAN:
         return None

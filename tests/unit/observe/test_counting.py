@@ -12,7 +12,7 @@ from freehold.control.protocol import GatewayCounts
 from freehold.domain.errors import Unavailable
 from freehold.domain.sessions import EndReason, SessionKey
 from freehold.domain.usage import Usage
-from freehold.observe.access_log import AccessLog
+from freehold.observe.access_log import AccessLog, Line
 from freehold.observe.counts import LATENCY_BOUNDS_S, PAGE_SIZE, Counts, Series, add_latency
 from freehold.observe.spans import MAX_BATCH, SpanQueue, SpanRecord
 from freehold.warden.tally import EndpointTally, Tally
@@ -152,8 +152,8 @@ def test_a_full_queue_of_spans_counts_what_it_drops() -> None:
 def test_lines_of_one_turn_are_written_together() -> None:
     written: list[str] = []
     log = AccessLog(process="gateway-0", json_lines=True, write=written.append, wall=lambda: 1_700_000_000.25)
-    assert log.add({"operation": "X", "status": 200})
-    assert not log.add({"operation": "Y", "status": 404})
+    assert log.add(Line(operation="X", status=200))
+    assert not log.add(Line(operation="Y", status=404))
     log.flush()
     log.flush()
     (text,) = written
@@ -172,7 +172,7 @@ def test_lines_of_one_turn_are_written_together() -> None:
 def test_as_text_a_line_has_the_same_fields() -> None:
     written: list[str] = []
     log = AccessLog(process="gateway-0", json_lines=False, write=written.append, wall=lambda: 1_700_000_000.0)
-    log.add({"operation": "X", "status": 200})
+    log.add(Line(operation="X", status=200))
     log.flush()
     assert written == [
         f"2023-11-14T22:13:20.000000Z [info     ] {'request':<30} process=gateway-0 operation=X status=200\n"
