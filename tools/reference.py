@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from tools import cli_reference, coverage, divergences, settings_reference
+from tools import cli_reference, coverage, divergences, protocols_reference, settings_reference
 
 REFERENCE = Path(__file__).resolve().parent.parent / "docs" / "reference"
 PAGES: dict[str, Callable[[], str]] = {
@@ -14,6 +14,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "cli.md": cli_reference.page,
     "coverage.md": coverage.page,
     "divergences.md": divergences.page,
+    "protocols.md": protocols_reference.page,
 }
 
 

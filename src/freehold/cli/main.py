@@ -88,7 +88,7 @@ def env(data_dir: DataDir = None) -> None:
 def deploy(
     directory: Annotated[Path, typer.Argument(help="The agent's folder.", exists=True, file_okay=False)],
     name: Annotated[str, typer.Option(help="Name of the agent runtime: [a-zA-Z][a-zA-Z0-9_]{0,47}.")],
-    protocol: Annotated[str, typer.Option(help="What the agent speaks: HTTP or AGUI.")] = "HTTP",
+    protocol: Annotated[str, typer.Option(help="What the agent speaks: HTTP, MCP, A2A or AGUI.")] = "HTTP",
     entry_point: Annotated[list[str] | None, typer.Option(help="Repeatable.  [default: main.py]")] = None,
     runtime: Annotated[str | None, typer.Option(help="Such as PYTHON_3_11.  [default: this Python's]")] = None,
     environment: Annotated[list[str] | None, typer.Option("--env", help="KEY=VALUE for the agent; repeatable.")] = None,

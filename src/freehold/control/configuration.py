@@ -7,6 +7,7 @@ Invariant: a member that Freehold can't make act is refused, by name; nothing is
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
@@ -22,9 +23,15 @@ CONTRACT_MEMBERS: Final = frozenset({"protocolConfiguration", "requestHeaderConf
 """What running sessions of a version need of its configuration after the version was deleted."""
 
 PLATFORM_VERSION: Final = "V1"
-DEFAULT_PORTS: Final = {ServerProtocol.HTTP: 8080, ServerProtocol.AGUI: 8080}
-"""Protocols that Freehold speaks, and where their agents listen (spec section 1.1)."""
+DEFAULT_PORTS: Final = {
+    ServerProtocol.HTTP: 8080,
+    ServerProtocol.MCP: 8000,
+    ServerProtocol.A2A: 9000,
+    ServerProtocol.AGUI: 8080,
+}
+"""Where agents listen (spec section 1.1)."""
 RESERVED_PORT: Final = 8443
+_BROKEN_ESCAPE: Final = re.compile("%(?![0-9A-Fa-f]{2})")
 
 _VALUE: Final[Json] = {}
 _UNDERSTOOD: Final[Json] = {
@@ -38,7 +45,7 @@ _UNDERSTOOD: Final[Json] = {
         }
     },
     "networkConfiguration": {"networkMode": _VALUE},
-    "protocolConfiguration": {"serverProtocol": _VALUE, "port": _VALUE},
+    "protocolConfiguration": dict.fromkeys(("serverProtocol", "port", "path"), _VALUE),
     "lifecycleConfiguration": {"idleRuntimeSessionTimeout": _VALUE, "maxLifetime": _VALUE},
     "requestHeaderConfiguration": {"requestHeaderAllowlist": _VALUE},
     "metadataConfiguration": {"requireMMDSV2": _VALUE},
@@ -91,6 +98,11 @@ def protocol_of(configuration: Mapping[str, Any]) -> tuple[ServerProtocol, int]:
     return protocol, said.get("port") or DEFAULT_PORTS[protocol]
 
 
+def path_of(configuration: Mapping[str, Any]) -> str | None:
+    """Where the agent takes what InvokeAgentRuntime carries, if not where its protocol says."""
+    return configuration["protocolConfiguration"].get("path")
+
+
 def lifecycle_of(configuration: Mapping[str, Any]) -> tuple[int, int]:
     """(idle timeout, maximum lifetime) of its sessions, in seconds."""
     lifecycle = configuration["lifecycleConfiguration"]
@@ -116,9 +128,6 @@ def _unsupported(params: Mapping[str, Any]) -> Iterator[FieldProblem]:
     network_mode = _part(params, "networkConfiguration").get("networkMode", "PUBLIC")
     if network_mode != "PUBLIC":
         yield _not_yet("networkConfiguration.networkMode", f"value {network_mode}")
-    server_protocol = _part(params, "protocolConfiguration").get("serverProtocol")
-    if server_protocol is not None and server_protocol not in DEFAULT_PORTS:
-        yield _not_yet("protocolConfiguration.serverProtocol", f"value {server_protocol}")
     if params.get("platformVersion", PLATFORM_VERSION) != PLATFORM_VERSION:
         yield _not_yet("platformVersion", "any value but V1")
     if _part(params, "metadataConfiguration").get("requireMMDSV2") is False:
@@ -139,9 +148,11 @@ def _not_understood(path: str, said: Mapping[str, Any], understood: Json) -> Ite
 
 def _broken_rules(params: Mapping[str, Any]) -> Iterator[FieldProblem]:
     """Rules of the service that its model does not hold."""
-    port = _part(params, "protocolConfiguration").get("port")
-    if port == RESERVED_PORT:
+    protocol = _part(params, "protocolConfiguration")
+    if protocol.get("port") == RESERVED_PORT:
         yield FieldProblem("protocolConfiguration.port", f"port {RESERVED_PORT} is reserved")
+    if _BROKEN_ESCAPE.search(protocol.get("path") or ""):
+        yield FieldProblem("protocolConfiguration.path", "a '%' must be followed by two hexadecimal digits")
     yield from _lifecycle_problems(_part(params, "lifecycleConfiguration"))
     yield from _environment_problems(_part(params, "environmentVariables"))
     headers = _part(params, "requestHeaderConfiguration")

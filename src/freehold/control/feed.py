@@ -219,7 +219,11 @@ class Feed:
             raise NotFound(f"No version {ask.version} of agent runtime {ask.runtime_id}")
         server_protocol, port = configuration.protocol_of(kept)
         return protocol.Contract(
-            ask.version, server_protocol, port, header_allowlist=configuration.forwarded_headers(kept)
+            ask.version,
+            server_protocol,
+            port,
+            header_allowlist=configuration.forwarded_headers(kept),
+            path=configuration.path_of(kept),
         )
 
     async def _launch(self, ask: protocol.GetLaunch) -> protocol.Launch:

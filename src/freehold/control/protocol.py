@@ -94,6 +94,8 @@ class Contract(msgspec.Struct, tag="contract_is", frozen=True):
     """Lower-case names of request headers that reach the agent beyond those of the contract."""
     takes_jwt: bool = False
     """Whether callers show a token, not a signature."""
+    path: str | None = None
+    """Where invocations go at the agent, if not where its protocol says."""
 
 
 class AccessKey(msgspec.Struct, tag="key_is", frozen=True):

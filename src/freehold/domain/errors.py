@@ -53,6 +53,11 @@ class NotFound(FreeholdError):
     """No such thing, or not the caller's: the same answer."""
 
 
+class SessionEnded(NotFound):
+    """The session has ended, and what its agent held for the caller with it: going on makes no sense, beginning anew
+    does."""
+
+
 class Conflict(FreeholdError):
     """The thing's present state forbids this."""
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from freehold.auth import sigv4
@@ -20,8 +21,12 @@ from freehold.domain.principals import Principal
 from freehold.gateway.bearers import Bearers
 from freehold.gateway.bodies import AtHand, Body, Streamed
 from freehold.gateway.bounds import GatewayLimits
+from freehold.gateway.contracts import json_rpc
+from freehold.gateway.contracts.base import Rules
 from freehold.gateway.directory import Directory
 from freehold.gateway.exchange import Exchange
+from freehold.gateway.members import INVOKE
+from freehold.gateway.messages import Message
 from freehold.gateway.spool import Budget, Spool, too_large
 from freehold.gateway.targets import Target, Targets
 
@@ -36,6 +41,24 @@ class Call:
     """The operation's, without those in the body."""
     body: Body
     """Whoever has the Call closes it."""
+
+
+@dataclass(slots=True)
+class _Asked:
+    """What a request asks for, of which nothing is told before its caller is known."""
+
+    operation: str
+    runtime: bytes
+    target: Target | None
+    params: dict[str, Any]
+    verdict: FreeholdError | None
+    """What is wrong with it."""
+    max_body_bytes: int
+
+    def tell(self, exchange: Exchange, rules: Rules, seen: Message | None = None) -> None:
+        """From now on failures are told as the agent's protocol does; of the service's other operations as it does."""
+        if self.operation == INVOKE:
+            exchange.render_error = rules.render_error if seen is None else partial(seen.render_error, rules)
 
 
 class Callers:
@@ -76,13 +99,31 @@ class Callers:
             params = self._directory.members.read(operation, runtime, head.raw_query, head.headers)
         except FreeholdError as error:
             verdict = error
+        asked = _Asked(operation, runtime, target, params, verdict, max_body_bytes)
         if target is not None and target.contract.takes_jwt:
             if pending is not None:
                 raise SignatureRefused.other_method()
-            return await self._bearer(exchange, target, params, verdict, max_body_bytes)
+            return await self._bearer(exchange, asked, target)
         if pending is None:
             raise SignatureRefused.other_method() if credentials else SignatureRefused.missing()
-        return await self._signer(exchange, pending, target, params, verdict, max_body_bytes)
+        return await self._signer(exchange, pending, asked)
+
+    async def hold(self, exchange: Exchange, call: Call) -> None:
+        """Have all of a body that streams before anything is done with it."""
+        if not isinstance(call.body, Streamed):
+            return
+        held = Spool(
+            self._budget,
+            call.principal.owner,
+            max_bytes=call.body.max_bytes,
+            memory_bytes=self._limits.memory_spool_bytes,
+        )
+        try:
+            await exchange.read_body(held.write)
+        except BaseException:
+            held.close()
+            raise
+        call.body = held
 
     async def authenticate(self, exchange: Exchange) -> None:
         """Recognise a caller of nothing in particular, by signature."""
@@ -91,50 +132,46 @@ class Callers:
         await exchange.read_body(body.write)
         exchange.account = pending.finish(body.sha256()).account
 
-    async def _bearer(
-        self,
-        exchange: Exchange,
-        target: Target,
-        params: dict[str, Any],
-        verdict: FreeholdError | None,
-        max_body_bytes: int,
-    ) -> Call:
+    async def _bearer(self, exchange: Exchange, asked: _Asked, target: Target) -> Call:
         # That it is there, and what it speaks, is no secret: whoever asks is told where to get a token for it.
-        exchange.render_error = target.rules.render_error
+        asked.tell(exchange, target.rules)
         principal = await self._bearers.check(exchange.head, target)
         exchange.account = principal.account
-        if verdict is not None:
-            raise verdict
-        at_hand = exchange.body_at_hand()
-        body = Streamed(exchange.head.content_length, max_body_bytes) if at_hand is None else AtHand(at_hand)
-        return Call(principal, target, params, body)
+        at_hand, size = exchange.body_at_hand(), exchange.head.content_length
+        if asked.verdict is not None:
+            seen = Message(None if at_hand is None else AtHand(at_hand))
+            asked.tell(exchange, target.rules, seen)
+            if at_hand is None and size is not None and size <= json_rpc.MAX_WHOLE_BYTES and target.rules.is_json_rpc:
+                await exchange.read_body(seen.passing_to(lambda _part: None))
+            raise asked.verdict
+        body = Streamed(size, asked.max_body_bytes) if at_hand is None else AtHand(at_hand)
+        return Call(principal, target, asked.params, body)
 
-    async def _signer(
-        self,
-        exchange: Exchange,
-        pending: Pending,
-        target: Target | None,
-        params: dict[str, Any],
-        verdict: FreeholdError | None,
-        max_body_bytes: int,
-    ) -> Call:
+    async def _signer(self, exchange: Exchange, pending: Pending, asked: _Asked) -> Call:
+        target, verdict = asked.target, asked.verdict
         is_own = target is not None and target.named.account == pending.account
-        body = self._spool(pending, max_body_bytes, keep=verdict is None and is_own)
+        body = self._spool(pending, asked.max_body_bytes, keep=verdict is None and is_own)
+        seen = None if verdict is None else Message()
         try:
-            await exchange.read_body(body.write)
+            await exchange.read_body(body.write if seen is None else seen.passing_to(body.write))
             principal = pending.finish(body.sha256())
             exchange.account = principal.account
             if target is not None and target.named.account != principal.account:
                 # Another account's: the same answer as for one that is not there.
                 raise target.named.not_found()
-            if target is not None:
-                exchange.render_error = target.rules.render_error
+            rules = (
+                await self._targets.spoken(asked.runtime, exchange.head.raw_query, account=principal.account)
+                if target is None
+                else target.rules
+            )
+            if rules is not None:
+                asked.tell(exchange, rules, seen)
             if verdict is not None or target is None:
                 raise verdict or RuntimeError("a request without a target has a verdict")
         except BaseException:
             body.close()
             raise
-        return Call(principal, target, params, body)
+        return Call(principal, target, asked.params, body)
 
     async def _check_head(self, exchange: Exchange) -> Pending:
         return await self._verifier.check_head(exchange.head, now=self._now())

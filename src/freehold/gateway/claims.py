@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections import deque
+from collections import OrderedDict, deque
 from typing import Any, Final
 
 import structlog
 
 from freehold import ipc
-from freehold.domain.errors import FreeholdError, NotFound, Unavailable
+from freehold.domain.errors import FreeholdError, NotFound, SessionEnded, Unavailable
 from freehold.domain.sessions import SessionKey
 from freehold.gateway import eager
 from freehold.gateway.bounds import GatewayLimits
@@ -24,6 +24,8 @@ from freehold.gateway.upstream import Upstream, attach
 from freehold.warden import protocol
 
 _STOP_TIMEOUT_S: Final = 120.0
+MAX_EARLY: Final = 256
+"""Words of the warden that are kept for claims whose answer has not been acted on."""
 _MAX_JOINS: Final = 5
 """Tries to join a session that ends each time just before it is used."""
 
@@ -33,12 +35,25 @@ log = structlog.get_logger(__name__)
 class LiveClaim:
     """One session that this worker holds."""
 
-    __slots__ = ("connections", "ended", "generation", "idle", "idle_since", "in_flight", "key", "requests", "version")
+    __slots__ = (
+        "agent_session",
+        "connections",
+        "ended",
+        "generation",
+        "idle",
+        "idle_since",
+        "in_flight",
+        "key",
+        "requests",
+        "version",
+    )
 
     def __init__(self, key: SessionKey, generation: int, version: int, idle_since: float) -> None:
         self.key = key
         self.generation = generation
         self.version = version
+        self.agent_session: str | None = None
+        """What the agent calls the session of its own that this one is bound to."""
         self.in_flight = 0
         self.requests = 0
         self.idle_since = idle_since
@@ -58,8 +73,10 @@ class Claims:
         self._by_generation: dict[int, LiveClaim] = {}
         self._lingering: dict[LiveClaim, None] = {}
         self._joining: dict[SessionKey, asyncio.Task[None]] = {}
-        self._ended_early: deque[int] = deque(maxlen=256)
+        self._ended_early: deque[int] = deque(maxlen=MAX_EARLY)
         """Generations that ended before the answer to their claim was acted on."""
+        self._bound_early: OrderedDict[int, str] = OrderedDict()
+        """Generations that another worker bound before the answer to their claim was acted on."""
         self._up = asyncio.Event()
         self._links_broken = 0
         self._link = ipc.Link(
@@ -85,10 +102,11 @@ class Claims:
 
     # -- for requests ---------------------------------------------------------------------------------------------
 
-    async def join(self, key: SessionKey, version: int) -> LiveClaim:
+    async def join(self, key: SessionKey, version: int, *, resumes: bool = False) -> LiveClaim:
         """Hold the session `key` for one request more, started with `version` when there is none; see `leave`.
 
-        Raises StartFailed, QuotaExceeded, RetryableConflict, NotFound, Unavailable.
+        With `resumes` (see protocol.Claim) SessionEnded may be the answer. Raises StartFailed, QuotaExceeded,
+        RetryableConflict, NotFound, Unavailable.
         """
         for _ in range(_MAX_JOINS):
             claim = self._live.get(key)
@@ -100,12 +118,27 @@ class Claims:
             await eager.in_task()
             task = self._joining.get(key)
             if task is None:
-                task = asyncio.create_task(self._claim(key, version))
+                task = asyncio.create_task(self._claim(key, version, resumes))
                 self._joining[key] = task
                 task.add_done_callback(_retrieve)
             # A caller that goes away does not stop the start that others may wait for.
-            await asyncio.shield(task)
+            try:
+                await asyncio.shield(task)
+            except SessionEnded:
+                if resumes:
+                    raise
         raise Unavailable("The session ended while it was being joined, please retry")
+
+    async def bind(self, claim: LiveClaim, agent_session: str) -> None:
+        """The agent has begun a session of its own (see protocol.Bind).
+
+        Raises NotFound, RetryableConflict, Unavailable.
+        """
+        await eager.in_task()
+        if claim.ended is not None:
+            raise NotFound("The session has ended")
+        await self._link.call(protocol.Bind(claim.generation, agent_session))
+        claim.agent_session = agent_session
 
     async def connection(self, claim: LiveClaim, *, fresh: bool = False) -> Upstream:
         """A connection to the session's agent. Raises NotFound when the session has ended, Unavailable."""
@@ -160,13 +193,15 @@ class Claims:
         except TimeoutError:
             raise Unavailable("The server is starting again, please retry") from None
 
-    async def _claim(self, key: SessionKey, version: int) -> None:
+    async def _claim(self, key: SessionKey, version: int, resumes: bool) -> None:
         try:
             await self._wait_for_warden()
             links_broken = self._links_broken
-            reply, fds = await self._link.call(protocol.Claim(key, version), timeout_s=self._limits.claim_timeout_s)
+            asked = protocol.Claim(key, version, resumes=resumes)
+            reply, fds = await self._link.call(asked, timeout_s=self._limits.claim_timeout_s)
             assert isinstance(reply, protocol.Claimed)
             claim = LiveClaim(key, reply.generation, reply.version, self._clock())
+            claim.agent_session = reply.agent_session or self._bound_early.pop(reply.generation, None)
             if reply.generation in self._ended_early or links_broken != self._links_broken:
                 ipc.close_all(fds)
                 return
@@ -217,6 +252,9 @@ class Claims:
 
     async def _told(self, _peer: ipc.Peer, message: Any, fds: list[int]) -> None:
         ipc.close_all(fds)
+        if isinstance(message, protocol.Bound):
+            self._bound(message)
+            return
         if not isinstance(message, protocol.Ended):
             log.warning("gateway.unexpected_message", message=type(message).__name__)
             return
@@ -227,6 +265,15 @@ class Claims:
             # The session is on its way out, and its record wants the count.
             self._link.notify(protocol.Release(claim.generation, last_activity_age_s=0.0, requests=claim.requests))
             self._drop(claim, f"the session ended: {message.reason.value}")
+
+    def _bound(self, message: protocol.Bound) -> None:
+        claim = self._by_generation.get(message.generation)
+        if claim is not None:
+            claim.agent_session = message.agent_session
+            return
+        self._bound_early[message.generation] = message.agent_session
+        if len(self._bound_early) > MAX_EARLY:
+            self._bound_early.popitem(last=False)
 
     def _drop(self, claim: LiveClaim, why: str) -> None:
         claim.ended = why

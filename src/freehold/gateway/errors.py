@@ -19,7 +19,9 @@ _TABLE: Final[tuple[tuple[type[errors.FreeholdError], str, int], ...]] = (
     (errors.ValidationFailed, "ValidationException", 400),
     # As on the control plane: the model has no code of its own for size.
     (errors.PayloadTooLarge, "ValidationException", 400),
+    (errors.Unauthenticated, "UnauthorizedException", 401),
     (errors.AccessDenied, "AccessDeniedException", 403),
+    # SessionEnded is among them.
     (errors.NotFound, "ResourceNotFoundException", 404),
     (errors.Conflict, "ConflictException", 409),
     (errors.RetryableConflict, "RetryableConflictException", 409),
@@ -28,6 +30,8 @@ _TABLE: Final[tuple[tuple[type[errors.FreeholdError], str, int], ...]] = (
     (errors.AgentFailed, "RuntimeClientError", 424),
     (errors.Unavailable, "ServiceUnavailableException", 503),
 )
+STATUSES: Final = {code: status for _, code, status in _TABLE} | {"InternalServerException": 500}
+"""The service's codes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +42,16 @@ class WireError:
     status: int
     message: str
     reason: str | None = None
+    case: str | None = None
+    """Which case of the code it is, where a protocol tells of it in a way of its own."""
 
 
 class UnknownOperation(errors.FreeholdError):
     """Freehold does not have this operation of the data plane."""
+
+
+class Unacceptable(errors.FreeholdError):
+    """The caller takes no answer of a kind that the agent's protocol has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +66,11 @@ class Answer:
 def to_wire(error: BaseException) -> WireError:
     """What the caller is told of `error`."""
     if isinstance(error, SignatureRefused):
-        return WireError(error.code, 403, error.message)
+        return WireError(error.code, 403, error.message, case="AccessDeniedException")
     if isinstance(error, UnknownOperation):
         return WireError("UnknownOperationException", 400, error.message)
+    if isinstance(error, Unacceptable):
+        return WireError("McpRequestUnacceptable", 406, error.message)
     for kind, code, status in _TABLE:
         if isinstance(error, kind):
             reason: str | None = None
@@ -66,7 +78,8 @@ def to_wire(error: BaseException) -> WireError:
                 reason = error.reason
             elif isinstance(error, errors.PayloadTooLarge):
                 reason = "CannotParse"
-            return WireError(code, status, error.message, reason)
+            case = "SessionEnded" if isinstance(error, errors.SessionEnded) else None
+            return WireError(code, status, error.message, reason, case)
     return WireError("InternalServerException", 500, "An internal error occurred")
 
 

@@ -10,6 +10,8 @@ from typing import Final
 
 from freehold.domain.errors import ValidationFailed
 from freehold.domain.limits import ALLOWED_HEADER_VALUE_BYTES
+from freehold.gateway.contracts import mcp
+from freehold.gateway.contracts.base import Rules
 from freehold.gateway.heads import Headers
 from freehold.observe import trace_context
 from freehold.observe.trace_context import Context
@@ -26,32 +28,35 @@ def agent_request(
     target: bytes,
     received: Headers,
     *,
-    also: frozenset[bytes],
+    rules: Rules,
     allowlist: frozenset[bytes],
     session_id: str,
     request_id: str,
     port: int,
     content_length: int | None,
     trace: Context,
+    added: Headers | None = None,
+    method: bytes = b"POST",
 ) -> bytes:
     """The head of the request to the agent, as a part of `trace`, whatever was received of one.
 
-    `content_length` is None for a body that is passed on in chunks, as it comes. Raises ValidationFailed for an allowed
-    header that is too long.
+    `content_length` is None for a body that is passed on in chunks, as it comes. `added` are sent beside what was
+    received. Raises ValidationFailed for an allowed header that is too long.
     """
     framing = b"transfer-encoding: chunked" if content_length is None else b"content-length: %d" % content_length
     lines = [
-        b"POST %b HTTP/1.1\r\nhost: 127.0.0.1:%d\r\n%b\r\n" % (target, port, framing),
+        b"%b %b HTTP/1.1\r\nhost: 127.0.0.1:%d\r\n%b\r\n" % (method, target, port, framing),
         b"%b: %b\r\n%b: %b\r\n" % (SESSION_ID, session_id.encode(), REQUEST_ID, request_id.encode()),
     ]
+    also, prefixes, withheld = rules.request_headers, rules.request_prefixes, rules.withheld_headers
     has_type = False
     for name, value in received:
-        if name in _TO_AGENT or name in also:
+        if name in _TO_AGENT or name in also or (prefixes and name.startswith(prefixes)):
             if name == b"content-type":
                 if has_type:
                     continue
                 has_type = True
-        elif name in allowlist and name not in trace_context.NAMES:
+        elif name in allowlist and name not in trace_context.NAMES and name not in withheld:
             if len(value) > ALLOWED_HEADER_VALUE_BYTES:
                 raise ValidationFailed(
                     f"The value of header {name.decode()} is longer than {ALLOWED_HEADER_VALUE_BYTES} bytes"
@@ -62,12 +67,15 @@ def agent_request(
     if not has_type:
         lines.append(b"content-type: application/json\r\n")
     lines += [b"%b: %b\r\n" % header for header in trace.headers()]
+    if added:
+        lines += [b"%b: %b\r\n" % header for header in added]
     lines.append(b"\r\n")
     return b"".join(lines)
 
 
-def caller_headers(sent: Headers, *, also: frozenset[bytes], session_id: bytes, trace: Context | None) -> Headers:
+def caller_headers(sent: Headers, *, rules: Rules, session_id: bytes, trace: Context | None) -> Headers:
     """What reaches the caller of the agent's headers, the session's id, and `trace` unless the agent told of one."""
+    also = rules.response_headers
     kept = [(name, value) for name, value in sent if name in _TO_CALLER or name in also]
     names = {name for name, _ in kept}
     if b"content-type" not in names:
@@ -76,6 +84,8 @@ def caller_headers(sent: Headers, *, also: frozenset[bytes], session_id: bytes, 
     if trace is not None and names.isdisjoint(trace_context.NAMES):
         kept += trace.headers()
     kept.append((SESSION_ID, session_id))
+    if rules.has_sessions:
+        kept.append((mcp.SESSION_ID, session_id))
     return kept
 
 

@@ -6,19 +6,24 @@ is sent again only when nothing of it has been delivered.
 
 from __future__ import annotations
 
+from collections.abc import Coroutine
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
-from freehold.domain.errors import FreeholdError, NotFound, RetryableConflict
+from freehold.domain.errors import FreeholdError, NotFound, RetryableConflict, SessionEnded
 from freehold.domain.sessions import SessionKey
-from freehold.gateway import eager, headers
+from freehold.gateway import eager, headers, mcp_sessions
 from freehold.gateway.bodies import Streamed
 from freehold.gateway.bounds import GatewayLimits
 from freehold.gateway.callers import Call, Callers
 from freehold.gateway.claims import Claims, LiveClaim
+from freehold.gateway.contracts import json_rpc
 from freehold.gateway.directory import Directory
 from freehold.gateway.exchange import Exchange, new_id
+from freehold.gateway.heads import ResponseHead
+from freehold.gateway.mcp_sessions import Asked
 from freehold.gateway.members import INVOKE
+from freehold.gateway.messages import Message
 from freehold.gateway.relay import AgentRelay
 from freehold.gateway.sweeper import Sweeper
 from freehold.gateway.targets import Target, rules_of
@@ -51,49 +56,86 @@ class Invocations:
         """Answer InvokeAgentRuntime; see exchange.Handler."""
         call = await self._callers.recognise(exchange, INVOKE, runtime, max_body_bytes=self._limits.max_payload_bytes)
         handed_over = False
+        message: Message | None = None
         try:
             exchange.trace = trace = self._tracer.begin(exchange.head.headers)
-            key = session_key(call, call.params.get("runtimeSessionId") or new_id())
-            note(exchange, call.target, key.session_id)
-            relay = await self._relay(exchange, call, key, trace)
+            if call.target.rules.is_json_rpc:
+                message = await self._message(exchange, call)
+            asked = self._asked(exchange, call, message)
+            relay = await self._relay(exchange, call, asked, message, trace)
             handed_over = True
         finally:
             if not handed_over:
                 call.body.close()
         if isinstance(call.body, Streamed):
+            take = relay.take_body if message is None else message.passing_to(relay.take_body)
             try:
-                await exchange.pass_body(relay.take_body)
+                await exchange.pass_body(take)
             except BaseException:
                 relay.body_broke_off()
                 raise
             relay.body_sent()
 
-    async def _relay(self, exchange: Exchange, call: Call, key: SessionKey, trace: Trace) -> AgentRelay:
+    async def _message(self, exchange: Exchange, call: Call) -> Message:
+        """What is known of the JSON-RPC message. A small one is waited for: its agent does, too, before it acts."""
+        size = call.body.size
+        if size is None or size <= json_rpc.MAX_WHOLE_BYTES:
+            await self._callers.hold(exchange, call)
+        message = Message(call.body)
+        exchange.render_error = partial(message.render_error, call.target.rules)
+        return message
+
+    @staticmethod
+    def _asked(exchange: Exchange, call: Call, message: Message | None) -> Asked:
+        if not call.target.rules.has_sessions:
+            return Asked(call.params.get("runtimeSessionId") or new_id())
+        return mcp_sessions.asked(
+            call.params,
+            exchange.head.headers,
+            None if message is None else message.method,
+            owner=call.principal.owner,
+            version=call.target.route.version,
+        )
+
+    async def _relay(
+        self, exchange: Exchange, call: Call, asked: Asked, message: Message | None, trace: Trace
+    ) -> AgentRelay:
         target, body = call.target, call.body
         # Of a body that is not held nothing can be sent again: it goes where nobody is about to close.
         fresh = isinstance(body, Streamed)
         for _ in range(_MAX_ATTEMPTS):
+            key = session_key(call, asked.session_id)
+            note(exchange, target, key.session_id)
             try:
-                claim = await self._claims.join(key, target.route.version)
+                claim = await self._claims.join(key, target.route.version, resumes=asked.resumes)
+            except SessionEnded:
+                raise
             except NotFound:
                 raise target.named.not_found() from None
             exchange.generation = claim.generation
+            if asked.may_move and claim.agent_session is not None:
+                self._claims.leave(claim)
+                asked = asked.elsewhere()
+                continue
             try:
                 rules, contract = target.rules, target.contract
                 if claim.version != contract.version:
                     contract = await self._directory.contract(key.account, key.runtime_id, claim.version)
                     rules = rules_of(contract)
-                    exchange.render_error = rules.render_error
+                    exchange.render_error = (
+                        rules.render_error if message is None else partial(message.render_error, rules)
+                    )
                 request_head = headers.agent_request(
-                    rules.target,
+                    contract.path.encode() if contract.path else rules.target,
                     exchange.head.headers,
-                    also=rules.request_headers,
+                    rules=rules,
                     allowlist=frozenset(allowed.encode() for allowed in contract.header_allowlist),
                     session_id=key.session_id,
                     request_id=exchange.request_id,
                     port=contract.port,
                     content_length=body.size,
                     trace=trace.context,
+                    added=asked.told_agent(claim.agent_session) if rules.has_sessions else None,
                 )
                 connection = await self._claims.connection(claim, fresh=fresh)
             except NotFound:
@@ -115,10 +157,16 @@ class Invocations:
                 sweeper=self._sweeper,
                 limits=self._limits,
                 trace=trace.context,
+                admit=partial(self._admit, claim) if asked.opens and claim.agent_session is None else None,
             )
             relay.begin(connection, on_undelivered=partial(self._begin_again, exchange, relay, claim))
             return relay
         raise RetryableConflict("Session operation in progress, please retry")
+
+    def _admit(self, claim: LiveClaim, head: ResponseHead) -> Coroutine[Any, Any, None] | None:
+        """An answer to `initialize`: if the server has begun a session of its own, every worker has to know first."""
+        made = mcp_sessions.made_by(head)
+        return None if made is None else self._claims.bind(claim, made)
 
     def _begin_again(self, exchange: Exchange, relay: AgentRelay, claim: LiveClaim) -> None:
         async def begin() -> None:

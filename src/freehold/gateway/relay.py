@@ -6,8 +6,8 @@ kernel says that not one byte of it reached the agent, and the claim is left exa
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
 
 import structlog
 
@@ -27,6 +27,9 @@ from freehold.observe.trace_context import Context
 _MAX_JOINED_BYTES: Final = 64 * 1024
 """A body up to this size goes out with its head, in one write."""
 
+Admit = Callable[[ResponseHead], Coroutine[Any, Any, None] | None]
+"""What has to be done before an answer with this head is given; its errors take the answer's place."""
+
 log = structlog.get_logger(__name__)
 
 
@@ -34,6 +37,7 @@ class AgentRelay:
     """Relays one exchange. Made for one request; `begin` starts it."""
 
     __slots__ = (
+        "_admit",
         "_answer_by",
         "_body",
         "_body_bytes",
@@ -66,8 +70,11 @@ class AgentRelay:
         sweeper: Sweeper,
         limits: GatewayLimits,
         trace: Context | None = None,
+        admit: Admit | None = None,
     ) -> None:
+        """`admit` is asked of the head of an answer that succeeds, before anything of it reaches the caller."""
         self._exchange = exchange
+        self._admit = admit
         self._trace = trace
         self._claims = claims
         self._claim = claim
@@ -172,14 +179,32 @@ class AgentRelay:
             self._fail(error)
 
     def response_head(self, head: ResponseHead) -> None:
-        if head.status >= 300:
+        if not self._rules.lets_pass(head.status):
             # Redirects too: where they lead to is not for the caller to follow.
             self._fail(errors.answered_error(head.status))
             return
+        waiting = self._admit(head) if self._admit is not None and head.status < 300 else None
+        connection = self._connection
+        if waiting is None or connection is None:
+            self._answer(head)
+            return
+        connection.hold()
+        self._exchange.continue_in(self._answer_after(waiting, head, connection))
+
+    async def _answer_after(self, waiting: Coroutine[Any, Any, None], head: ResponseHead, connection: Upstream) -> None:
+        try:
+            await waiting
+        except FreeholdError as error:
+            self._fail(error)
+            return
+        if not self._ended:
+            self._answer(head)
+            connection.release()
+            self.client_writable(self._exchange.client_takes)
+
+    def _answer(self, head: ResponseHead) -> None:
         self._head = head
-        kept = headers.caller_headers(
-            head.headers, also=self._rules.response_headers, session_id=self._session_id, trace=self._trace
-        )
+        kept = headers.caller_headers(head.headers, rules=self._rules, session_id=self._session_id, trace=self._trace)
         self._relaying = True
         self._allow(self._limits.stream_timeout_s)
         self._exchange.start_relay(head.status, kept, head.framing)

@@ -7,6 +7,7 @@ name, so nothing is left of a worker that is killed.
 from __future__ import annotations
 
 import hashlib
+import os
 import tempfile
 from typing import IO, Final
 
@@ -90,6 +91,14 @@ class Spool:
         if len(self._memory) == 1:
             return self._memory[0]
         return b"".join(self._memory)
+
+    def ends(self, head_bytes: int, tail_bytes: int) -> tuple[bytes, bytes]:
+        """Its first and its last bytes, at most so many. Raises OSError."""
+        if self._file is None:
+            whole = self.in_memory() or b""
+            return whole[:head_bytes], whole[-tail_bytes:]
+        fd = self._file.fileno()
+        return os.pread(fd, head_bytes, 0), os.pread(fd, tail_bytes, max(0, self.size - tail_bytes))
 
     def rewind(self) -> None:
         if self._file is not None:

@@ -11,7 +11,7 @@ from urllib.parse import unquote_to_bytes
 
 from freehold.control.protocol import Contract, EndpointRoute
 from freehold.domain import arns
-from freehold.domain.errors import NotFound, ValidationFailed
+from freehold.domain.errors import FreeholdError, NotFound, ValidationFailed
 from freehold.domain.runtimes import DEFAULT_ENDPOINT
 from freehold.gateway import contracts
 from freehold.gateway.contracts.base import Rules
@@ -63,6 +63,21 @@ class Targets:
         except NotFound:
             raise named.not_found() from None
         return Target(named, route, contract, rules_of(contract))
+
+    async def spoken(self, runtime: bytes, raw_query: bytes, *, account: str) -> Rules | None:
+        """How the named runtime of `account` speaks by default, where the endpoint that is named is not there.
+
+        None where there is no such runtime, or nothing is known of it just now.
+        """
+        try:
+            named = name(runtime, raw_query, region=self._region)
+            if named.account != account or named.qualifier == DEFAULT_ENDPOINT:
+                return None
+            route = await self._directory.route(named.account, named.runtime_id, DEFAULT_ENDPOINT)
+            contract = await self._directory.contract(named.account, named.runtime_id, route.version)
+            return rules_of(contract)
+        except FreeholdError:
+            return None
 
 
 def rules_of(contract: Contract) -> Rules:

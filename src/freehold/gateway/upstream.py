@@ -57,6 +57,7 @@ class Upstream(asyncio.Protocol):
         self._buffer = b""
         self._paused_by_transport = False
         self._why_closed = ""
+        self._held = False
         self._written_before = 0
         self._written = 0
         self.is_reused = False
@@ -91,6 +92,18 @@ class Upstream(asyncio.Protocol):
         if not self.closed:
             self._transport.resume_reading()
 
+    def hold(self) -> None:
+        """Take no more of the response, whose head has just come, until `release`."""
+        self._held = True
+        self.pause_reading()
+
+    def release(self) -> None:
+        """Go on after `hold`."""
+        self._held = False
+        self.resume_reading()
+        data, self._buffer = self._buffer, b""
+        self._feed_body(data)
+
     def is_usable(self) -> bool:
         """Whether an idle connection can carry another request: nothing came, and nobody closed it."""
         if self.closed:
@@ -115,6 +128,7 @@ class Upstream(asyncio.Protocol):
     def leave(self) -> None:
         """The Sink wants no more; the connection is of no use."""
         self._sink = None
+        self._held = False
         self.abort()
 
     def was_request_undelivered(self) -> bool:
@@ -156,13 +170,22 @@ class Upstream(asyncio.Protocol):
         if self._sink is None:
             self.abort()  # nobody asked
             return
-        try:
-            if self._head is None:
+        if self._head is None:
+            try:
                 data = self._read_head(data)
-            if self._head is not None:
-                self._read_body(data)
-        except heads.BadResponse as error:
-            self.abort(f"an answer that is not HTTP: {error}")
+            except heads.BadResponse as error:
+                self.abort(f"an answer that is not HTTP: {error}")
+                return
+        if self._head is None:
+            return
+        if self._held:
+            self._buffer += data
+        else:
+            self._feed_body(data)
+
+    def _feed_body(self, data: bytes) -> None:
+        try:
+            self._read_body(data)
         except BadFraming as error:
             self.abort(f"a body that is not HTTP: {error}")
 

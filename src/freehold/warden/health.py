@@ -1,7 +1,7 @@
 """Asking an agent how it is: GET /ping over a socket into its sandbox.
 
 Not for: what follows from the answer (`domain.sessions`). HTTP/1.0, so that the answer is one status, one body and a
-close, whatever server the agent uses. Source: spec section 1.2.
+close, whatever server the agent uses. Source: spec sections 1.1 and 1.2.
 """
 
 from __future__ import annotations
@@ -11,11 +11,14 @@ import json
 import socket
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, cast
+from typing import Any, Final, cast
 
+from freehold.domain.runtimes import ServerProtocol
 from freehold.domain.sessions import Health
 
 MAX_ANSWER_BYTES = 64 * 1024
+PING_OPTIONAL: Final = frozenset({ServerProtocol.MCP, ServerProtocol.A2A})
+"""Protocols whose own servers know nothing of /ping: one that says so has answered, and that is enough."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +30,7 @@ class PingAnswer:
     changed_at: float | None = None
 
 
-async def ping(sock: socket.socket, *, port: int, timeout_s: float) -> PingAnswer:
+async def ping(sock: socket.socket, *, protocol: ServerProtocol, port: int, timeout_s: float) -> PingAnswer:
     """Ask once over a connected socket, and close it.
 
     Raises TimeoutError, ConnectionError, or ValueError when the answer is not HTTP.
@@ -45,17 +48,22 @@ async def ping(sock: socket.socket, *, port: int, timeout_s: float) -> PingAnswe
                 answer += data
                 if len(answer) > MAX_ANSWER_BYTES:
                     raise ValueError("the answer to /ping is too long")
-    return read_answer(answer)
+    return read_answer(answer, ping_optional=protocol in PING_OPTIONAL)
 
 
-def read_answer(answer: bytes) -> PingAnswer:
-    """Read a whole HTTP answer. Bodies in the wild: `{"status":"Healthy"}`, `"healthy"`, `"ok"`, nothing."""
+def read_answer(answer: bytes, *, ping_optional: bool = False) -> PingAnswer:
+    """Read a whole HTTP answer. Bodies in the wild: `{"status":"Healthy"}`, `"healthy"`, `"ok"`, nothing.
+
+    With `ping_optional`, an answer that does not tell of a failure of the server's is as good as a healthy one.
+    """
     head, _, body = answer.partition(b"\r\n\r\n")
     parts = head.split(b"\r\n", 1)[0].split(b" ", 2)
     if len(parts) < 2 or not parts[0].startswith(b"HTTP/") or not parts[1].isdigit():
         raise ValueError("the answer to /ping is not HTTP")
     status_code = int(parts[1])
     if status_code != 200:
+        if ping_optional and status_code < 500:
+            return PingAnswer(Health.HEALTHY, status_code)
         return PingAnswer(Health.UNHEALTHY, status_code)
     try:
         told = json.loads(body)

@@ -7,12 +7,15 @@ bounded by `kept`, in order of generation.
 from __future__ import annotations
 
 import bisect
+from collections import OrderedDict
 from collections.abc import Iterable
 from typing import Final
 
+from freehold.domain.sessions import SessionKey
 from freehold.warden import protocol
 
 KEPT: Final = 2000
+LAPSED_KEPT: Final = 20_000
 
 
 class History:
@@ -50,6 +53,31 @@ class History:
             ):
                 found.append(record)
         return found
+
+
+class Lapsed:
+    """Keys whose last session was bound (see protocol.Bind) and has ended: the newest `kept` of them."""
+
+    def __init__(self, earlier: Iterable[protocol.SessionRecord] = (), *, kept: int = LAPSED_KEPT) -> None:
+        self._kept = kept
+        self._keys: OrderedDict[SessionKey, None] = OrderedDict()
+        for record in earlier:
+            self.add(record)
+
+    def __contains__(self, key: SessionKey) -> bool:
+        return key in self._keys
+
+    def add(self, record: protocol.SessionRecord) -> None:
+        """A session has ended."""
+        self._keys.pop(record.key, None)
+        if record.bound:
+            self._keys[record.key] = None
+            if len(self._keys) > self._kept:
+                self._keys.popitem(last=False)
+
+    def discard(self, key: SessionKey) -> None:
+        """Another session of this key begins."""
+        self._keys.pop(key, None)
 
 
 def _generation(record: protocol.SessionRecord) -> int:

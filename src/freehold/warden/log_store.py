@@ -107,6 +107,13 @@ class LogStore:
                 log.error("agent_log.lost", generation=generation, error=error.strerror)
             kept.lost_lines += len(lines)
 
+    def amend(self, record: SessionRecord) -> None:
+        """Keep this record of a session that runs. Raises OSError."""
+        kept = self._logs.get(record.generation)
+        if kept is not None:
+            kept.record = record
+            _write_record(kept.directory, record)
+
     def close(self, record: SessionRecord) -> None:
         """The session has ended: `record` says how. Raises OSError when that can't be written."""
         kept = self._logs.get(record.generation)

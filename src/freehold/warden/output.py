@@ -73,6 +73,11 @@ class AgentLogs:
             self._work.put(_Line(generation, data))
         return self._handed_bytes - self._done_bytes < MAX_WAITING_BYTES
 
+    def amend(self, record: SessionRecord) -> None:
+        """More is known of a session that runs."""
+        if record.generation in self._keys:
+            self._work.put(lambda: self._store.amend(record))
+
     def close(self, record: SessionRecord) -> None:
         """The session has ended; `record` says how."""
         if self._keys.pop(record.generation, None) is not None:

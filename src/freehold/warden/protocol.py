@@ -22,13 +22,27 @@ from freehold.warden.tally import EndpointTally
 class Claim(msgspec.Struct, tag="claim", frozen=True):
     """Join the session `key`, starting it with `version` when there is none. Answered by Claimed.
 
-    Errors: StartFailed, QuotaExceeded, RetryableConflict, NotFound (no such version), Unavailable.
+    Errors: StartFailed, QuotaExceeded, RetryableConflict, NotFound (no such version), SessionEnded, Unavailable.
     """
 
     key: SessionKey
     version: int
     sockets: int = 1
     """How many connected sockets to the session's contract port are wanted at once."""
+    resumes: bool = False
+    """The caller means to go on with what is there: where the last session of this key was bound and has ended, the
+    answer is SessionEnded, and none is started."""
+
+
+class Bind(msgspec.Struct, tag="bind", frozen=True):
+    """The agent has begun a session of its own, which it calls `agent_session`, for the caller of this one: from now on
+    the two are one. For a session that this worker has claimed; answered by Done once all its claimants know.
+
+    Errors: NotFound (it has ended), RetryableConflict (it is bound to another one).
+    """
+
+    generation: int
+    agent_session: str
 
 
 class Dial(msgspec.Struct, tag="dial", frozen=True):
@@ -118,10 +132,19 @@ class Claimed(msgspec.Struct, tag="claimed", frozen=True):
     """The version that runs in this session: older than the one asked for when the session is older."""
     started: bool
     """Whether this claim started the session."""
+    agent_session: str | None = None
+    """What the agent calls the session of its own that this one is bound to; None when it is not."""
 
 
 class Dialed(msgspec.Struct, tag="dialed", frozen=True):
     """The reply carries the sockets."""
+
+
+class Bound(msgspec.Struct, tag="bound", frozen=True):
+    """Another worker has bound a session that this one has claimed, too (see Bind). Answered by Done."""
+
+    generation: int
+    agent_session: str
 
 
 class Ended(msgspec.Struct, tag="ended", frozen=True):
@@ -163,6 +186,8 @@ class SessionRecord(msgspec.Struct, frozen=True):
     requests: int = 0
     usage: Usage | None = None
     """At the end, as far as it was known then."""
+    bound: bool = False
+    """Whether the agent held a session of its own in it, so that none can go on in its place (see Bind)."""
 
 
 class EndedPage(msgspec.Struct, tag="ended_sessions", frozen=True):
@@ -187,8 +212,8 @@ MAX_DETAIL = 1500
 MAX_ENDED_PAGE = 50
 
 REQUESTS = ipc.decoder(
-    Claim, Dial, Release, StopSession, StopRuntime, ListSessions, FindSession, StopGeneration, ListEnded, GetTally
+    Claim, Bind, Dial, Release, StopSession, StopRuntime, ListSessions, FindSession, StopGeneration, ListEnded, GetTally
 )
 """What the warden receives."""
-REPLIES = ipc.decoder(Claimed, Dialed, Ended, SessionPage, EndedPage, SessionFound, TallyPage)
+REPLIES = ipc.decoder(Claimed, Dialed, Bound, Ended, SessionPage, EndedPage, SessionFound, TallyPage)
 """What its clients receive."""

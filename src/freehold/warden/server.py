@@ -26,7 +26,7 @@ from freehold.domain.usage import Usage
 from freehold.warden import protocol
 from freehold.warden.clock import Clock, SystemClock
 from freehold.warden.environment import agent_environment
-from freehold.warden.history import History
+from freehold.warden.history import History, Lapsed
 from freehold.warden.journal import Journal
 from freehold.warden.log_store import new_record
 from freehold.warden.output import AgentLogs
@@ -37,6 +37,7 @@ from freehold.warden.usage import Meter
 
 SETTLE_TIMEOUT_S = 30.0
 """How long a claim waits for a session of the same key that is ending."""
+BOUND_TIMEOUT_S = 5.0
 LAUNCHES_KEPT = 1024
 
 log = structlog.get_logger(__name__)
@@ -75,6 +76,7 @@ class Warden:
         self._otlp_endpoint = otlp_endpoint
         self._logs = logs
         self._history = History(logs.earlier)
+        self._lapsed = Lapsed(logs.earlier)
         self._meter = Meter(backend)
         self._clock = clock or SystemClock()
         self._tally = Tally(self._clock.monotonic)
@@ -98,6 +100,8 @@ class Warden:
             case protocol.Release():
                 self._release(peer, message)
                 return None
+            case protocol.Bind():
+                return await self._bind(peer, message)
             case protocol.Dial():
                 return await self._dial(peer, message)
             case protocol.StopSession():
@@ -150,6 +154,8 @@ class Warden:
                     return await self._join(peer, session, claim.sockets, started=False)
                 except Lost:
                     continue
+            if claim.resumes and claim.key in self._lapsed:
+                raise errors.SessionEnded(f"The session '{claim.key.session_id}' has ended: begin another")
             if launch is None:
                 # Loading takes time, in which another claim may have started the session: look again.
                 launch = await self._launch_of(claim.key, claim.version)
@@ -176,7 +182,24 @@ class Warden:
         except BaseException:
             session.drop_claim(peer)
             raise
-        return protocol.Claimed(session.generation, session.launch.version, started), connected
+        told = protocol.Claimed(session.generation, session.launch.version, started, session.agent_session)
+        return told, connected
+
+    async def _bind(self, peer: ipc.Peer, bind: protocol.Bind) -> ipc.Done:
+        session = self._by_generation.get(bind.generation)
+        if session is None or session.state is not SessionState.READY or peer not in session.claimants:
+            raise errors.NotFound("The session has ended")
+        if session.agent_session not in (None, bind.agent_session):
+            raise errors.RetryableConflict("Session operation in progress, please retry")
+        if session.agent_session is None:
+            session.agent_session = bind.agent_session
+            session.record = msgspec.structs.replace(session.record, bound=True)
+            self._logs.amend(session.record)
+        told = protocol.Bound(bind.generation, bind.agent_session)
+        others = [other for other in session.claimants if other is not peer]
+        # One that does not answer has gone or is going, and holds nothing then.
+        await asyncio.gather(*(other.call(told, timeout_s=BOUND_TIMEOUT_S) for other in others), return_exceptions=True)
+        return ipc.Done()
 
     async def _dial(self, peer: ipc.Peer, dial: protocol.Dial) -> tuple[protocol.Dialed, list[int]]:
         session = self._by_generation.get(dial.generation)
@@ -207,10 +230,11 @@ class Warden:
             raise errors.Unavailable("The server is shutting down")
         if len(self._by_generation) >= self._bounds.max_sessions:
             raise errors.QuotaExceeded(f"The maximum number of {self._bounds.max_sessions} active sessions is reached")
+        generation = self._journal.next_generation()
+        record = new_record(key, generation, launch.version, now=self._utc_now())
         session = Session(
-            key,
+            record,
             launch,
-            self._journal.next_generation(),
             backend=self._backend,
             journal=self._journal,
             clock=self._clock,
@@ -223,19 +247,19 @@ class Warden:
         self._by_key[key] = session
         self._by_generation[session.generation] = session
         self._tally.began(session.generation, key)
-        record = new_record(key, session.generation, launch.version, now=self._utc_now())
+        self._lapsed.discard(key)
         self._logs.open(record)
-        life = asyncio.create_task(self._live(session, record))
+        life = asyncio.create_task(self._live(session))
         self._lives.add(life)
         life.add_done_callback(self._lives.discard)
         return session
 
-    async def _live(self, session: Session, record: protocol.SessionRecord) -> None:
+    async def _live(self, session: Session) -> None:
         try:
             await session.run(self._start_slots, self._tell_claimants)
         finally:
             ended = msgspec.structs.replace(
-                record,
+                session.record,
                 ended_at=self._utc_now(),
                 reason=session.end_reason,
                 detail=None if session.detail is None else session.detail[: protocol.MAX_DETAIL],
@@ -244,6 +268,7 @@ class Warden:
             )
             self._logs.close(ended)
             self._history.add(ended)
+            self._lapsed.add(ended)
             self._tally.ended(session.generation, session.end_reason, session.usage)
             del self._by_generation[session.generation]
             del self._by_key[session.key]

@@ -23,7 +23,6 @@ from freehold.domain.sessions import (
     End,
     EndReason,
     Health,
-    SessionKey,
     SessionState,
     Timers,
     Wait,
@@ -41,6 +40,7 @@ if TYPE_CHECKING:
 
     from freehold.domain.usage import Usage
     from freehold.ipc import Peer
+    from freehold.warden.protocol import SessionRecord
 
 PING_TIMEOUT_S = 5.0
 PING_PAUSE_S = 0.02
@@ -61,9 +61,8 @@ class Session:
 
     def __init__(
         self,
-        key: SessionKey,
+        record: SessionRecord,
         launch: LaunchSpec,
-        generation: int,
         *,
         backend: SessionBackend,
         journal: Journal,
@@ -72,9 +71,11 @@ class Session:
         meter: Meter,
         start_timeout_s: float = limits.START_TIMEOUT_S,
     ) -> None:
-        self.key = key
+        self.record = record
+        """As it is kept while the session runs."""
+        self.key = record.key
         self.launch = launch
-        self.generation = generation
+        self.generation = record.generation
         self.state = SessionState.STARTING
         self.created_at = clock.monotonic()
         self.claimants: set[Peer] = set()
@@ -82,6 +83,8 @@ class Session:
         self.detail: str | None = None
         """More about the end: how the agent exited, or why it did not start."""
         self.requests = 0
+        self.agent_session: str | None = None
+        """What it is bound to (see protocol.Bind)."""
         self.usage: Usage | None = None
         """What it had used when it ended."""
         self._meter = meter
@@ -92,7 +95,7 @@ class Session:
         self._clock = clock
         self._environment = environment
         self._start_timeout_s = start_timeout_s
-        self._ref = SessionRef(generation)
+        self._ref = SessionRef(self.generation)
         self._timers: Timers | None = None
         self._news = asyncio.Event()
         self._started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -215,7 +218,7 @@ class Session:
         while True:
             try:
                 sock = await self._backend.dial(self._ref, self.launch.port, wait_s=self._start_timeout_s)
-                answer = await health.ping(sock, port=self.launch.port, timeout_s=PING_TIMEOUT_S)
+                answer = await self._ping(sock)
                 if answer.health is not Health.UNHEALTHY:
                     return
                 self._ping_said = f"was answered with status {answer.status_code}"
@@ -267,12 +270,15 @@ class Session:
         told = Health.UNHEALTHY
         with contextlib.suppress(OSError, ValueError, TimeoutError):
             sock = await self._backend.dial(self._ref, self.launch.port)
-            answer = await health.ping(sock, port=self.launch.port, timeout_s=PING_TIMEOUT_S)
+            answer = await self._ping(sock)
             told = answer.health
             if answer.changed_at is not None:
                 changed_at = self._clock.monotonic() - (self._clock.wall() - answer.changed_at)
         assert self._timers is not None
         self._timers = after_health(self._timers, told, changed_at, self._clock.monotonic())
+
+    async def _ping(self, sock: socket.socket) -> health.PingAnswer:
+        return await health.ping(sock, protocol=self.launch.protocol, port=self.launch.port, timeout_s=PING_TIMEOUT_S)
 
     async def _news_of_end(self) -> None:
         while self.state is SessionState.STARTING:

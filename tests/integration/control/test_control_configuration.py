@@ -92,9 +92,6 @@ def test_a_lifecycle_of_instances_is_refused_for_sandboxes(said: dict[str, int],
             {"networkConfiguration": {"networkMode": "PUBLIC", "networkModeConfig": {"subnets": ["s"]}}},
         ),
         ("authorizerConfiguration", {"authorizerConfiguration": {"customJWTAuthorizer": {"discoveryUrl": "u"}}}),
-        ("protocolConfiguration.serverProtocol", {"protocolConfiguration": {"serverProtocol": "MCP"}}),
-        ("protocolConfiguration.serverProtocol", {"protocolConfiguration": {"serverProtocol": "A2A"}}),
-        ("protocolConfiguration.path", {"protocolConfiguration": {"serverProtocol": "HTTP", "path": "/x"}}),
         ("hooksConfiguration", {"hooksConfiguration": {"build": {"warmup": {}}}}),
         ("filesystemConfigurations", {"filesystemConfigurations": [{"sessionStorage": {"mountPath": "/mnt/a"}}]}),
         ("capacityProviderConfiguration", {"capacityProviderConfiguration": {"capacityProviderArn": "a"}}),
@@ -122,6 +119,21 @@ def test_a_port_of_its_own_is_where_the_agent_is_reached():
     normal = configuration.normalise(params(protocolConfiguration={"serverProtocol": "AGUI", "port": 9123}))
     assert configuration.protocol_of(normal) == (ServerProtocol.AGUI, 9123)
     assert "8443" in refusal(protocolConfiguration={"serverProtocol": "AGUI", "port": 8443}).message
+
+
+@pytest.mark.parametrize(("protocol", "port"), [("HTTP", 8080), ("MCP", 8000), ("A2A", 9000), ("AGUI", 8080)])
+def test_each_protocol_has_its_port_and_no_path_of_its_own(protocol: str, port: int):
+    normal = configuration.normalise(params(protocolConfiguration={"serverProtocol": protocol}))
+    assert configuration.protocol_of(normal) == (ServerProtocol(protocol), port)
+    assert configuration.path_of(normal) is None
+
+
+def test_a_path_of_its_own_is_kept_and_has_whole_escapes():
+    normal = configuration.normalise(params(protocolConfiguration={"serverProtocol": "MCP", "path": "/a%2Fb/~c"}))
+    assert configuration.path_of(normal) == "/a%2Fb/~c"
+    for broken in ("/a%", "/a%2", "/a%zz"):
+        refused = refusal(protocolConfiguration={"serverProtocol": "MCP", "path": broken})
+        assert [problem.name for problem in refused.fields] == ["protocolConfiguration.path"]
 
 
 def test_an_environment_may_have_4096_bytes_in_all():
@@ -198,7 +210,8 @@ UNDERSTOOD = {
     *("agentRuntimeId", "agentRuntimeName", "clientToken", "description", "environmentVariables", "platformVersion"),
     *("roleArn", "tags", "lifecycleConfiguration.idleRuntimeSessionTimeout", "lifecycleConfiguration.maxLifetime"),
     *("metadataConfiguration.requireMMDSV2", "networkConfiguration.networkMode", "protocolConfiguration.port"),
-    *("protocolConfiguration.serverProtocol", "requestHeaderConfiguration.requestHeaderAllowlist"),
+    *("protocolConfiguration.path", "protocolConfiguration.serverProtocol"),
+    "requestHeaderConfiguration.requestHeaderAllowlist",
     *(f"agentRuntimeArtifact.codeConfiguration.{name}" for name in ("entryPoint", "runtime")),
     *(f"agentRuntimeArtifact.codeConfiguration.code.s3.{name}" for name in ("bucket", "prefix", "versionId")),
 }

@@ -208,7 +208,7 @@ def test_a_missing_object_is_refused_at_once_by_bucket_and_key(server: ControlSe
     "member",
     [
         {"networkConfiguration": {"networkMode": "VPC"}},
-        {"protocolConfiguration": {"serverProtocol": "MCP"}},
+        {"protocolConfiguration": {"serverProtocol": "MCP", "port": 8443}},
         {"platformVersion": "V2"},
         {"lifecycleConfiguration": {"maxLifetime": 100_000}},
         {"requestHeaderConfiguration": {"requestHeaderAllowlist": ["Cookie"]}},

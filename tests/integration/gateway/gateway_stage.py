@@ -104,6 +104,9 @@ class FakeWarden:
         self.dial_faults: list[errors.FreeholdError] = []
         self.before_claim: Callable[[], Awaitable[None]] | None = None
         self.sessions: dict[SessionKey, int] = {}
+        self.bound: dict[SessionKey, str] = {}
+        """What agents call their own sessions; kept when ours ends."""
+        self.before_bind: Callable[[], Awaitable[None]] | None = None
         self.peers: list[ipc.Peer] = []
         self._generations = 0
 
@@ -120,10 +123,21 @@ class FakeWarden:
                     raise self.faults.pop(0)
                 started = body.key not in self.sessions
                 if started:
+                    if body.resumes and body.key in self.bound:
+                        raise errors.SessionEnded("The session has ended: begin another")
+                    self.bound.pop(body.key, None)
                     self._generations += 1
                     self.sessions[body.key] = self._generations
                 made = [await self._connect() for _ in range(body.sockets)]
-                return warden_protocol.Claimed(self.sessions[body.key], self.version, started), made
+                told = warden_protocol.Claimed(self.sessions[body.key], self.version, started, self.bound.get(body.key))
+                return told, made
+            case warden_protocol.Bind(generation, agent_session):
+                if self.before_bind is not None:
+                    await self.before_bind()
+                key = next(key for key, running in self.sessions.items() if running == generation)
+                if self.bound.setdefault(key, agent_session) != agent_session:
+                    raise errors.RetryableConflict("Session operation in progress, please retry")
+                return ipc.Done()
             case warden_protocol.Dial():
                 self.dials += 1
                 if self.dial_faults:
@@ -177,8 +191,17 @@ class Stage:
         self._servers: dict[str, asyncio.Task[None]] = {}
         self._listeners: dict[str, socket.socket] = {}
 
-    def contract(self, version: int = 1, protocol: ServerProtocol = ServerProtocol.HTTP, *allowed: str) -> None:
-        self.control.contracts[version] = control_protocol.Contract(version, protocol, 8080, list(allowed))
+    def contract(
+        self,
+        version: int = 1,
+        protocol: ServerProtocol = ServerProtocol.HTTP,
+        *allowed: str,
+        path: str | None = None,
+        takes_jwt: bool = False,
+    ) -> None:
+        self.control.contracts[version] = control_protocol.Contract(
+            version, protocol, 8080, list(allowed), path=path, takes_jwt=takes_jwt
+        )
 
     # -- running --------------------------------------------------------------------------------------------------
 

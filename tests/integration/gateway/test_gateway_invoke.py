@@ -423,7 +423,7 @@ def test_an_agent_that_answers_before_the_body_has_been_sent_is_heard(stage: Sta
         (errors.QuotaExceeded("no room"), 429, "SERVICE_QUOTA_EXCEEDED"),
         (errors.RetryableConflict("Session operation in progress, please retry"), 409, "SESSION_BUSY"),
         (errors.StartFailed("it broke"), 200, "AGENT_ERROR"),
-        (errors.Unavailable("away"), 503, "INTERNAL_ERROR"),
+        (errors.Unavailable("away"), 500, "INTERNAL_ERROR"),
     ],
 )
 def test_ag_ui_callers_are_told_of_failures_as_events(

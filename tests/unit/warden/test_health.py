@@ -35,6 +35,11 @@ def test_any_other_status_is_unhealthy(status):
     assert answer == PingAnswer(Health.UNHEALTHY, status)
 
 
+@pytest.mark.parametrize(("status", "health"), [(204, Health.HEALTHY), (404, Health.HEALTHY), (503, Health.UNHEALTHY)])
+def test_where_ping_is_optional_a_server_without_it_is_healthy(status, health):
+    assert read_answer(b"HTTP/1.1 %d X\r\n\r\n" % status, ping_optional=True) == PingAnswer(health, status)
+
+
 @pytest.mark.parametrize("answer", [b"", b"SSH-2.0-x\r\n\r\n", b"HTTP/1.1\r\n\r\n", b"HTTP/1.1 abc\r\n\r\n"])
 def test_what_is_not_http_is_an_error(answer):
     with pytest.raises(ValueError, match="not HTTP"):

@@ -81,10 +81,13 @@ async def settle():
         await asyncio.sleep(0)
 
 
+HEALTHY = b'HTTP/1.0 200 OK\r\n\r\n{"status":"Healthy"}'
+
+
 class FakeAgent:
-    def __init__(self):
+    def __init__(self, ping_answer=HEALTHY):
+        self.ping_answer = ping_answer
         self.exit: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
-        self.ping_answer = b'HTTP/1.0 200 OK\r\n\r\n{"status":"Healthy"}'
         self.pings = 0
         self.refuses = False
 
@@ -111,6 +114,7 @@ class FakeBackend:
         self.at_once = self.most_at_once = 0
         self.listens = frozenset()
         self.refuse_dials = False
+        self.ping_answer = HEALTHY
         self._tasks = set()
 
     async def open(self): ...
@@ -123,7 +127,7 @@ class FakeBackend:
             self.made.add(spec.generation)
             yield SessionRef(spec.generation, {"step": "directory"})
             await self.gate.wait()
-            agent = self.agents[spec.generation] = FakeAgent()
+            agent = self.agents[spec.generation] = FakeAgent(self.ping_answer)
             if self.crash_at_start:
                 agent.exit.set_result(Exit(code=3, signal=None))
             yield SessionRef(spec.generation, {"step": "process"})
@@ -169,6 +173,12 @@ class Worker:
     def __init__(self):
         self.closed = False
         self.told = []
+        self.answers = asyncio.Event()
+        self.answers.set()
+
+    async def call(self, message, fds=(), *, timeout_s=None):
+        self.told.append(message)
+        await self.answers.wait()
 
     def notify(self, message, fds=()):
         self.told.append(message)
@@ -200,8 +210,9 @@ class House:
             raise errors.NotFound("no such version")
         return self.launches[version]
 
-    async def claim(self, *, worker=None, sockets=0, version=1, **changes):
-        reply = await self.warden.handle(worker or self.worker, protocol.Claim(key(**changes), version, sockets), [])
+    async def claim(self, *, worker=None, sockets=0, version=1, resumes=False, **changes):
+        asked = protocol.Claim(key(**changes), version, sockets, resumes=resumes)
+        reply = await self.warden.handle(worker or self.worker, asked, [])
         for fd in reply[1]:
             os.close(fd)
         return reply[0]
@@ -356,6 +367,66 @@ def test_a_stopped_session_is_gone_when_the_answer_comes_and_the_same_id_starts_
     house(test, tmp_path)
 
 
+def test_a_bound_session_is_known_as_such_to_all_who_hold_it_and_to_who_comes_later(tmp_path):
+    async def test(h):
+        claimed = await h.claim()
+        other, later = Worker(), Worker()
+        assert (await h.claim(worker=other)).agent_session is None
+        other.answers.clear()
+        bind = protocol.Bind(claimed.generation, "theirs")
+        binding = asyncio.create_task(h.tell(bind))
+        await settle()
+        assert other.told == [protocol.Bound(claimed.generation, "theirs")]
+        assert not binding.done(), "it is bound once everybody knows"
+        other.answers.set()
+        await binding
+        assert h.worker.told == []
+        assert (await h.claim(worker=later)).agent_session == "theirs"
+        await h.tell(bind)
+        with pytest.raises(errors.RetryableConflict):
+            await h.tell(protocol.Bind(claimed.generation, "another"))
+        with pytest.raises(errors.NotFound):
+            await h.tell(bind, worker=Worker())
+
+    house(test, tmp_path)
+
+
+def test_a_bound_session_that_has_ended_is_not_resumed_but_begun_anew(tmp_path):
+    async def test(h):
+        bound, _ = await h.claim(), await h.claim(session="u" * 33)
+        await h.tell(protocol.Bind(bound.generation, "theirs"))
+        for session in ("s" * 33, "u" * 33):
+            await h.tell(protocol.StopSession(key(session=session)))
+        with pytest.raises(errors.SessionEnded):
+            await h.claim(resumes=True)
+        assert (await h.claim(session="u" * 33, resumes=True)).started
+        assert (await h.claim(session="n" * 33, resumes=True)).started, (
+            "an id that nobody knows may be the client's own"
+        )
+        with pytest.raises(errors.SessionEnded):
+            await h.claim(resumes=True)
+        again = await h.claim()
+        assert (again.started, again.agent_session) == (True, None)
+        assert not (await h.claim(resumes=True)).started
+
+    house(test, tmp_path)
+
+
+def test_the_next_warden_knows_which_sessions_were_bound_however_the_last_one_ended(tmp_path):
+    async def before(h):
+        claimed = await h.claim()
+        await h.tell(protocol.Bind(claimed.generation, "theirs"))
+        h.logs.aclose()  # as after a kill: how the session ended is not recorded
+
+    async def after(h):
+        with pytest.raises(errors.SessionEnded):
+            await h.claim(resumes=True)
+        assert (await h.claim()).started
+
+    house(before, tmp_path)
+    house(after, tmp_path)
+
+
 def test_stopping_what_does_not_run_answers_not_found(tmp_path):
     async def test(h):
         with pytest.raises(errors.NotFound):
@@ -416,6 +487,16 @@ def test_an_agent_that_never_gets_healthy_fails_at_the_start_timeout(tmp_path):
             await claim
 
     house(test, tmp_path, start_timeout_s=0.2)
+
+
+@pytest.mark.parametrize("spoken", [ServerProtocol.MCP, ServerProtocol.A2A])
+def test_an_mcp_or_a2a_server_without_ping_is_ready_as_soon_as_its_port_answers_http(tmp_path, spoken):
+    async def test(h):
+        h.launches[1] = dataclasses.replace(LAUNCH, protocol=spoken)
+        h.backend.ping_answer = b"HTTP/1.0 404 Not Found\r\n\r\n"
+        assert (await h.claim()).started
+
+    house(test, tmp_path, start_timeout_s=5)
 
 
 def test_an_agent_that_exits_ends_its_session_at_once(tmp_path):

@@ -9,34 +9,32 @@ from typing import Final
 
 import msgspec
 
-from freehold.gateway.contracts.base import Rules
+from freehold.gateway.contracts.base import Rules, Told
 from freehold.gateway.errors import Answer, WireError
 
-_CODES: Final[dict[str, tuple[str, int]]] = {
-    "ValidationException": ("VALIDATION_ERROR", 400),
-    "AccessDeniedException": ("ACCESS_DENIED", 403),
-    "ThrottlingException": ("RATE_LIMIT_EXCEEDED", 429),
-    "ConflictException": ("SESSION_BUSY", 409),
-    "RetryableConflictException": ("SESSION_BUSY", 409),
-    "ServiceQuotaExceededException": ("SERVICE_QUOTA_EXCEEDED", 429),
-    "RuntimeClientError": ("AGENT_ERROR", 200),
-}
 
-
-def _render(error: WireError) -> Answer:
-    code, status = _CODES.get(error.code, ("INTERNAL_ERROR", error.status))
-    event = msgspec.json.encode({"type": "RUN_ERROR", "code": code, "message": error.message})
+def _render(error: WireError, told: Told, _request_id: bytes | None) -> Answer:
+    event = msgspec.json.encode({"type": "RUN_ERROR", "code": told.code, "message": error.message})
     headers = (
         (b"content-type", b"text/event-stream"),
         (b"cache-control", b"no-cache"),
         (b"x-amzn-errortype", error.code.encode()),
     )
-    return Answer(status, headers, b"data: " + event + b"\n\n")
+    return Answer(told.status, headers, b"data: " + event + b"\n\n")
 
 
 RULES: Final = Rules(
     target=b"/invocations",
-    request_headers=frozenset(),
-    response_headers=frozenset(),
-    render_error=_render,
+    render=_render,
+    failures={
+        "UnauthorizedException": Told("UNAUTHORIZED", 401),
+        "AccessDeniedException": Told("ACCESS_DENIED", 403),
+        "ValidationException": Told("VALIDATION_ERROR", 400),
+        "ThrottlingException": Told("RATE_LIMIT_EXCEEDED", 429),
+        "ServiceQuotaExceededException": Told("SERVICE_QUOTA_EXCEEDED", 429),
+        "ConflictException": Told("SESSION_BUSY", 409),
+        "RetryableConflictException": Told("SESSION_BUSY", 409),
+        "RuntimeClientError": Told("AGENT_ERROR", 200),
+    },
+    others=Told("INTERNAL_ERROR", 500),
 )
