@@ -33,6 +33,7 @@ class Connection:
     region: str
     access_key_id: str
     secret: str = field(repr=False)
+    session_token: str | None = field(default=None, repr=False)
 
 
 def connection(data_dir: Path) -> Connection:

@@ -162,8 +162,8 @@ ATTACKS: Final = (
                 "set",
                 "Authorization",
                 (
-                    f"AWS4-HMAC-SHA256 Credential={KEY.access_key_id}/20261123/eu-central-1/bedrock-agentcore/aws4_request,"
-                    "SignedHeaders=host;x-amz-date, Signature="
+                    f"AWS4-HMAC-SHA256 Credential={KEY.access_key_id}/20261123/eu-central-1/bedrock-agentcore/"
+                    "aws4_request, SignedHeaders=host;x-amz-date, Signature="
                 ),
             ),
         ),

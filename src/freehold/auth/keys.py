@@ -11,12 +11,15 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final, Protocol
 
+TEMPORARY_PREFIX: Final = "ASIAFH"
 _ID_PREFIX: Final = "AKIAFH"
 _ID_LENGTH: Final = 20
 _ID_ALPHABET: Final = string.ascii_uppercase + "234567"
 _SECRET_LENGTH: Final = 40
 _SECRET_ALPHABET: Final = string.ascii_letters + string.digits + "+/"
-"""Forms of AWS's own keys (IAM user guide): 20 characters beginning with AKIA, and 40 of the Base64 alphabet."""
+"""Forms of AWS's own keys (IAM user guide): 20 characters beginning with AKIA, or ASIA for temporary ones, and 40 of
+the Base64 alphabet."""
+_TOKEN_LENGTH: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +49,22 @@ class KeySource(Protocol):
 
 def mint_access_key(account: str) -> AccessKey:
     """A new random key of `account`: some 69 bits of id, 240 bits of secret."""
+    return AccessKey(_new_id(_ID_PREFIX), account, _random(_SECRET_ALPHABET, _SECRET_LENGTH))
+
+
+def mint_temporary_key(account: str, *, expires_at: datetime) -> AccessKey:
+    """A new random key of `account` that comes with a session token, and ends."""
     return AccessKey(
-        access_key_id=_ID_PREFIX + _random(_ID_ALPHABET, _ID_LENGTH - len(_ID_PREFIX)),
-        account=account,
+        _new_id(TEMPORARY_PREFIX),
+        account,
         secret=_random(_SECRET_ALPHABET, _SECRET_LENGTH),
+        session_token=_random(_SECRET_ALPHABET, _TOKEN_LENGTH),
+        expires_at=expires_at,
     )
+
+
+def _new_id(prefix: str) -> str:
+    return prefix + _random(_ID_ALPHABET, _ID_LENGTH - len(prefix))
 
 
 def _random(alphabet: str, length: int) -> str:

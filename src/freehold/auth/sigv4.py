@@ -152,6 +152,10 @@ class Pending:
         """Of the key that is named. Unless `is_verified`, anybody may have named it."""
         return self._key.account
 
+    @property
+    def is_temporary(self) -> bool:
+        return self._key.session_token is not None
+
     def finish(self, payload_sha256: str) -> Principal:
         """The caller, given the SHA-256 of the real body in hex. Raises SignatureRefused."""
         claimed = self.claimed_payload_sha256

@@ -87,7 +87,8 @@ class Clients:
         request = botocore.awsrequest.AWSRequest(
             method=method, url=self.connection.url + path, data=data, headers=headers, stream_output=stream
         )
-        credentials = botocore.credentials.Credentials(self.connection.access_key_id, self.connection.secret)
+        keys = self.connection
+        credentials = botocore.credentials.Credentials(keys.access_key_id, keys.secret, keys.session_token)
         botocore.auth.SigV4Auth(credentials, "bedrock-agentcore", self.connection.region).add_auth(request)
         try:
             return botocore.httpsession.URLLib3Session(timeout=120).send(request.prepare())
@@ -115,6 +116,7 @@ def connect(connection: running.Connection) -> Clients:
         "endpoint_url": connection.url,
         "aws_access_key_id": connection.access_key_id,
         "aws_secret_access_key": connection.secret,
+        "aws_session_token": connection.session_token,
     }
     once = botocore.config.Config(retries={"total_max_attempts": 1}, read_timeout=3660)
     return Clients(
@@ -130,5 +132,5 @@ def from_environment() -> running.Connection | None:
     key, secret = os.environ.get("AWS_ACCESS_KEY_ID"), os.environ.get("AWS_SECRET_ACCESS_KEY")
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
     if url and key and secret and region:
-        return running.Connection(url=url, region=region, access_key_id=key, secret=secret)
+        return running.Connection(url, region, key, secret, os.environ.get("AWS_SESSION_TOKEN") or None)
     return None

@@ -27,7 +27,7 @@ from freehold.control.operator_queries import Query
 from freehold.control.streams import Streams
 from freehold.control.warden_link import Warden
 from freehold.domain import limits
-from freehold.domain.errors import FieldProblem, ValidationFailed
+from freehold.domain.errors import AccessDenied, FieldProblem, ValidationFailed
 from freehold.domain.principals import Principal
 from freehold.store.base import Scope
 
@@ -86,6 +86,8 @@ class OperatorApi:
             case _:
                 endpoint = self._endpoint(exchange, [_text(part) for part in parts])
                 principal = await _without_body(exchange, pending)
+                if parts[0] == b"keys" and exchange.method != "GET" and pending.is_temporary:
+                    raise AccessDenied("A temporary key can't change access keys: it would outlive itself")
                 await exchange.answer_json(200, await endpoint(principal))
 
     def _endpoint(self, exchange: Exchange, parts: list[str]) -> Callable[[Principal], Awaitable[Any]]:
@@ -106,6 +108,9 @@ class OperatorApi:
             case ["keys", key_id, "disable"]:
                 _allow(exchange, "POST")
                 return lambda caller: self._key(exchange, caller, key_id, operator_keys.disable)
+            case ["keys", key_id, "rotate"]:
+                _allow(exchange, "POST")
+                return lambda caller: self._rotate_key(exchange, caller, key_id)
             case _:
                 raise UnknownOperation("No such operator endpoint", status=404)
 
@@ -132,9 +137,15 @@ class OperatorApi:
         return await act(self.warden, caller.account, which)
 
     async def _keys(self, exchange: Exchange, caller: Principal) -> Any:
+        scope = Scope(caller.account, self.region)
+        if exchange.method == "POST":
+            return await operator_keys.create(self.keys, scope, Query(exchange.query, "expiresInSeconds"))
         Query(exchange.query)
-        act = operator_keys.create if exchange.method == "POST" else operator_keys.listed
-        return await act(self.keys, Scope(caller.account, self.region))
+        return await operator_keys.listed(self.keys, scope, self.context.now())
+
+    async def _rotate_key(self, exchange: Exchange, caller: Principal, key_id: str) -> Any:
+        query = Query(exchange.query, "graceSeconds")
+        return await operator_keys.rotate(self.keys, self.feed, Scope(caller.account, self.region), key_id, query)
 
     async def _key(self, exchange: Exchange, caller: Principal, key_id: str, act: operator_keys.Act) -> Any:
         Query(exchange.query)

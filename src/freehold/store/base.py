@@ -243,6 +243,7 @@ class AccessKeyRow:
     sealed_secret: bytes = field(repr=False)
     created_at: datetime
     disabled_at: datetime | None = None
+    """From when on the key is refused: of one that was rotated or is temporary, this may lie ahead."""
 
 
 class Store(Protocol):
@@ -455,7 +456,15 @@ class Store(Protocol):
     def list_access_keys(self) -> list[AccessKeyRow]: ...
 
     def disable_access_key(self, access_key_id: str, *, now: datetime) -> None:
-        """From now on the key is refused. Raises NotFound, and Conflict for the last usable one of its account."""
+        """From now on the key is refused. Raises NotFound, and Conflict for the last one of its account that lasts."""
+        ...
+
+    def replace_access_key(self, access_key_id: str, new: AccessKeyRow, *, until: datetime) -> None:
+        """Add `new`, and refuse the other from `until` on. Raises NotFound, and Conflict when it ends already."""
+        ...
+
+    def forget_access_keys(self, prefix: str, *, disabled_before: datetime) -> None:
+        """Remove the rows of keys whose ids begin so and that were refused before."""
         ...
 
     def delete_access_key(self, access_key_id: str) -> None:

@@ -18,7 +18,6 @@ from freehold.domain.runtimes import DEFAULT_ENDPOINT, RuntimeStatus, check_tran
 from freehold.store import schema, statements, steps
 from freehold.store.base import (
     NAME_TAKEN,
-    AccessKeyRow,
     EndpointRow,
     Json,
     NewRuntime,
@@ -34,6 +33,7 @@ from freehold.store.base import (
     VersionSummary,
 )
 from freehold.store.sql_endpoints import EndpointVerbs
+from freehold.store.sql_keys import KeyVerbs
 from freehold.store.sql_resources import ResourceVerbs
 
 _S = RuntimeStatus
@@ -43,7 +43,7 @@ _UNFINISHED = (_S.CREATING, _S.UPDATING, _S.DELETING)
 _SEAL = "vault seal"
 
 
-class SqlStore(EndpointVerbs, ResourceVerbs):
+class SqlStore(EndpointVerbs, KeyVerbs, ResourceVerbs):
     """Implements `store.base.Store`; see there for what each verb promises."""
 
     # -- changes of agent runtimes --------------------------------------------------------------------------------
@@ -316,62 +316,6 @@ class SqlStore(EndpointVerbs, ResourceVerbs):
             _forget_identity(db, key)
             # Versions, endpoints and the workload identity go with it, by their foreign keys.
             db.execute(schema.agent_runtimes.delete().where(*steps.of_runtime(_R, key)))
-
-    # -- access keys ----------------------------------------------------------------------------------------------
-
-    def add_access_key(self, row: AccessKeyRow) -> None:
-        with self._write() as db:
-            db.execute(
-                schema.access_keys.insert().values(
-                    access_key_id=row.access_key_id,
-                    account=row.scope.account,
-                    region=row.scope.region,
-                    sealed_secret=row.sealed_secret,
-                    created_at=row.created_at,
-                    disabled_at=row.disabled_at,
-                )
-            )
-
-    def get_access_key(self, access_key_id: str) -> AccessKeyRow | None:
-        with self._read() as db:
-            query = sa.select(schema.access_keys).where(schema.access_keys.c.access_key_id == access_key_id)
-            row = db.execute(query).mappings().first()
-        return None if row is None else steps.access_key(row)
-
-    def list_access_keys(self) -> list[AccessKeyRow]:
-        c = schema.access_keys.c
-        with self._read() as db:
-            rows = db.execute(sa.select(schema.access_keys).order_by(c.created_at, c.access_key_id)).mappings()
-            return [steps.access_key(row) for row in rows]
-
-    def disable_access_key(self, access_key_id: str, *, now: datetime) -> None:
-        c = schema.access_keys.c
-        with self._write() as db:
-            if self._leave_one_key(db, access_key_id):
-                db.execute(schema.access_keys.update().where(c.access_key_id == access_key_id).values(disabled_at=now))
-
-    def delete_access_key(self, access_key_id: str) -> None:
-        with self._write() as db:
-            self._leave_one_key(db, access_key_id)
-            db.execute(schema.access_keys.delete().where(schema.access_keys.c.access_key_id == access_key_id))
-
-    def _leave_one_key(self, db: sa.Connection, access_key_id: str) -> bool:
-        """Whether the key is usable. Raises NotFound, and Conflict when its account would have no usable key left."""
-        c = schema.access_keys.c
-        row = db.execute(sa.select(c.account, c.region, c.disabled_at).where(c.access_key_id == access_key_id)).first()
-        if row is None:
-            raise NotFound(f"No access key {access_key_id}")
-        if row.disabled_at is not None:
-            return False
-        others = sa.select(c.access_key_id).where(
-            c.account == row.account,
-            c.region == row.region,
-            c.disabled_at.is_(None),
-            c.access_key_id != access_key_id,
-        )
-        if db.execute(others.limit(1)).first() is None:
-            raise Conflict("It is the last access key that is not disabled: create another one first")
-        return True
 
     # -- itself ---------------------------------------------------------------------------------------------------
 

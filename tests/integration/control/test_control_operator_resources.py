@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import botocore.auth
 import msgspec
@@ -46,8 +47,10 @@ def begin(
 ) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
     key = key or server.key
     request = AWSRequest(method=method, url=server.url + API + target)
-    credentials = Credentials(key.access_key_id, key.secret)
-    botocore.auth.SigV4Auth(credentials, "bedrock-agentcore", REGION).add_auth(request)
+    credentials = Credentials(key.access_key_id, key.secret, key.session_token)
+    # A client whose clock goes as the server's.
+    with mock.patch("botocore.auth.get_current_datetime", return_value=server._now().replace(tzinfo=None)):
+        botocore.auth.SigV4Auth(credentials, "bedrock-agentcore", REGION).add_auth(request)
     connection = http.client.HTTPConnection(server.url.removeprefix("http://"), timeout=20)
     connection.request(method, API + target, headers=dict(request.headers.items()))
     return connection, connection.getresponse()
@@ -267,6 +270,75 @@ def test_a_key_is_created_used_disabled_and_deleted(server: ControlServer):
     assert call(server, "DELETE", f"/keys/{key.access_key_id}")[0] == 200
     assert call(server, "DELETE", f"/keys/{key.access_key_id}")[0] == 404
     assert len(call(server, "GET", "/keys")[1]["keys"]) == 1
+
+
+def test_a_key_that_is_rotated_works_until_its_grace_is_over(server: ControlServer):
+    old = server.key
+    status, made = call(server, "POST", f"/keys/{old.access_key_id}/rotate?graceSeconds=600")
+    assert status == 200
+    assert made["replaces"]["accessKeyId"] == old.access_key_id
+    assert datetime.fromisoformat(made["replaces"]["expiresAt"]) > server._now() + timedelta(seconds=590)
+    new = AccessKey(made["accessKeyId"], ACCOUNT, made["secretAccessKey"])
+    listed = call(server, "GET", "/keys", old)[1]["keys"]
+    assert [(one["status"], one["disabledAt"]) for one in listed] == [("Active", None), ("Active", None)]
+    assert [one["expiresAt"] for one in listed] == [made["replaces"]["expiresAt"], None]
+    assert call(server, "POST", f"/keys/{old.access_key_id}/rotate")[0] == 409
+    server.clock_error = timedelta(seconds=601)
+    status, told = call(server, "GET", "/keys", old)
+    assert (status, told["message"]) == (403, "The security token included in the request is invalid.")
+    assert [one["status"] for one in call(server, "GET", "/keys", new)[1]["keys"]] == ["Inactive", "Active"]
+
+
+def test_a_key_that_is_rotated_can_be_ended_at_once(server: ControlServer):
+    old = server.key
+    made = call(server, "POST", f"/keys/{old.access_key_id}/rotate")[1]
+    new = AccessKey(made["accessKeyId"], ACCOUNT, made["secretAccessKey"])
+    assert call(server, "POST", f"/keys/{old.access_key_id}/disable", new)[0] == 200
+    assert call(server, "GET", "/keys", old)[0] == 403
+    made = call(server, "POST", f"/keys/{new.access_key_id}/rotate?graceSeconds=0", new)[1]
+    assert call(server, "GET", "/keys", new)[0] == 403
+    newest = AccessKey(made["accessKeyId"], ACCOUNT, made["secretAccessKey"])
+    assert [one["status"] for one in call(server, "GET", "/keys", newest)[1]["keys"]] == 2 * ["Inactive"] + ["Active"]
+
+
+def test_a_temporary_key_works_with_its_token_for_its_time(server: ControlServer):
+    made = call(server, "POST", "/keys?expiresInSeconds=900")[1]
+    key = AccessKey(made["accessKeyId"], ACCOUNT, made["secretAccessKey"], made["sessionToken"])
+    assert key.access_key_id.startswith("ASIA")
+    status, listed = call(server, "GET", "/keys", key)
+    assert status == 200
+    assert [(one["temporary"], one["expiresAt"]) for one in listed["keys"]] == [
+        (False, None),
+        (True, made["expiresAt"]),
+    ]
+    database = b"".join(file.read_bytes() for file in (server.data_dir / "db").iterdir())
+    for secret in (made["secretAccessKey"], made["sessionToken"]):
+        assert secret not in json.dumps(listed)
+        assert secret.encode() not in database
+    assert call(server, "GET", "/keys", dataclasses.replace(key, session_token=None))[0] == 403
+    assert call(server, "GET", "/keys", dataclasses.replace(key, session_token="other"))[0] == 403
+    server.clock_error = timedelta(seconds=901)
+    status, told = call(server, "GET", "/keys", key)
+    assert (status, told["message"]) == (403, "The security token included in the request is expired")
+    server.clock_error = timedelta(days=2)
+    call(server, "POST", "/keys?expiresInSeconds=900")
+    assert key.access_key_id not in json.dumps(call(server, "GET", "/keys")[1])
+
+
+def test_a_temporary_key_can_not_change_keys(server: ControlServer):
+    made = call(server, "POST", "/keys?expiresInSeconds=900")[1]
+    key = AccessKey(made["accessKeyId"], ACCOUNT, made["secretAccessKey"], made["sessionToken"])
+    own = f"/keys/{server.key.access_key_id}"
+    for method, path in (("POST", "/keys"), ("POST", f"{own}/rotate"), ("POST", f"{own}/disable"), ("DELETE", own)):
+        status, told = call(server, method, path, key)
+        assert status == 403
+        assert "temporary key" in told["message"]
+
+
+@pytest.mark.parametrize("query", ["expiresInSeconds=899", "expiresInSeconds=129601", "expiresInSeconds=", "grace=1"])
+def test_a_lifetime_beyond_its_bounds_is_refused_by_name(server: ControlServer, query: str):
+    status, told = call(server, "POST", f"/keys?{query}")
+    assert (status, told["fieldList"][0]["name"]) == (400, query.partition("=")[0])
 
 
 def test_the_last_usable_key_stays(server: ControlServer):

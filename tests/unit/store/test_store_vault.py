@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -147,3 +147,25 @@ def test_the_last_usable_key_of_an_account_can_be_neither_disabled_nor_deleted(s
     assert [row.access_key_id for row in store.list_access_keys()] == ["AKIA2", "AKIA3"]
     with pytest.raises(NotFound):
         store.delete_access_key("AKIA1")
+
+
+def test_a_key_that_is_replaced_works_until_a_given_instant_and_can_not_be_replaced_again(store: SqliteStore):
+    later = NOW + timedelta(hours=1)
+    store.add_access_key(AccessKeyRow("AKIA1", HERE, b"sealed", NOW))
+    store.replace_access_key("AKIA1", AccessKeyRow("AKIA2", HERE, b"sealed", NOW), until=later)
+    assert [row.disabled_at for row in store.list_access_keys()] == [later, None]
+    for known in ("AKIA1", "AKIA3"):
+        with pytest.raises(Conflict if known == "AKIA1" else NotFound):
+            store.replace_access_key(known, AccessKeyRow("AKIA4", HERE, b"sealed", NOW), until=later)
+    assert store.get_access_key("AKIA4") is None
+    with pytest.raises(Conflict, match="last"):
+        store.disable_access_key("AKIA2", now=NOW)
+    store.disable_access_key("AKIA1", now=NOW)
+    assert [row.disabled_at for row in store.list_access_keys()] == [NOW, None]
+
+
+def test_keys_of_a_kind_are_forgotten_once_they_ended(store: SqliteStore):
+    for key_id, ends_at in (("ASIA1", NOW), ("ASIA2", NOW + timedelta(hours=1)), ("AKIA1", NOW), ("AKIA2", None)):
+        store.add_access_key(AccessKeyRow(key_id, HERE, b"sealed", NOW, ends_at))
+    store.forget_access_keys("ASIA", disabled_before=NOW + timedelta(minutes=1))
+    assert [row.access_key_id for row in store.list_access_keys()] == ["AKIA1", "AKIA2", "ASIA2"]
