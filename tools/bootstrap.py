@@ -72,12 +72,20 @@ def setup() -> None:
 
 def become(program: str, arguments: list[str]) -> NoReturn:
     """Replace this process by a program of `.venv/bin`."""
-    environment = uv_environment(os.environ, pip_configuration())
-    environment["PATH"] = f"{VENV / 'bin'}{os.pathsep}{environment.get('PATH', os.defpath)}"
-    environment["VIRTUAL_ENV"] = str(VENV)
+    environment = program_environment(os.environ, pip_configuration())
     os.chdir(ROOT)
     path = str(VENV / "bin" / program)
     os.execve(path, [path, *arguments], environment)
+
+
+def program_environment(environment: Mapping[str, str], pip: Mapping[str, str]) -> dict[str, str]:
+    """That of the programs of `.venv`, in which they find each other."""
+    told = uv_environment(environment, pip)
+    told["PATH"] = f"{VENV / 'bin'}{os.pathsep}{told.get('PATH', os.defpath)}"
+    told["VIRTUAL_ENV"] = str(VENV)
+    # In `.venv` nothing is compiled yet, and Python would do it again at each of the many starts of a test run.
+    told.pop("PYTHONDONTWRITEBYTECODE", None)
+    return told
 
 
 # -- uv -----------------------------------------------------------------------------------------------------------

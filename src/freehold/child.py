@@ -18,6 +18,8 @@ from pathlib import Path
 
 import structlog
 
+from freehold import startup
+
 READY = b"ready"
 RELOADED = b"reloaded"
 MAX_REPORT_BYTES = 16 * 1024
@@ -67,6 +69,7 @@ class Life:
 
     def ready(self) -> None:
         """The process serves now."""
+        startup.started()
         os.write(self.ready_fd, READY)
         self.is_ready = True
 

@@ -284,7 +284,7 @@ def _listener(fd: int) -> socket.socket:
 
 
 def main() -> int:
-    """Be one of the server's processes: `python -m freehold.compose` with `child.Arguments`."""
+    """Be one of the server's processes, with `child.Arguments` on the command line (`freehold.process`)."""
     arguments = child.Arguments.parse(sys.argv[1:])
     config: Config = msgspec.json.decode(arguments.read_config(), type=WardenConfig | ControlConfig | GatewayConfig)
     is_warden = isinstance(config, WardenConfig)
@@ -304,7 +304,3 @@ def main() -> int:
             import uvloop
 
             return child.run(arguments, lambda life: run_gateway(config, life), loop_factory=uvloop.new_event_loop)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -18,12 +18,13 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
-from freehold.artifacts.interpreters import RUNTIMES, Interpreters
+from freehold.artifacts.interpreters import Interpreters
 from freehold.backends.base import BackendUnavailable
 from freehold.backends.sandbox import bubblewrap, refusal
 from freehold.backends.sandbox.backend import SandboxBackend, SandboxLimits
 from freehold.backends.sandbox.supervisor import STAGE
 from freehold.datadir import custody
+from freehold.domain.runtimes import MANAGED_RUNTIMES
 from freehold.settings import Settings
 
 MIB: Final = 1024 * 1024
@@ -181,7 +182,7 @@ def _missing(settings: Settings) -> State:
 
 def _interpreters(settings: Settings) -> Iterator[Finding]:
     found = Interpreters(settings.artifacts.interpreters).available()
-    missing = [name for name in RUNTIMES if name not in found]
+    missing = [name for name in MANAGED_RUNTIMES if name not in found]
     if found:
         yield Finding("managed runtimes", State.OK, ", ".join(found))
     if missing:

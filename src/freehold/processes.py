@@ -22,7 +22,7 @@ from pathlib import Path
 import msgspec
 import structlog
 
-from freehold import child, configs, ipc, reload
+from freehold import child, configs, ipc, reload, startup
 from freehold.datadir import custody
 from freehold.notify import Notifier
 from freehold.observe import logs
@@ -102,6 +102,7 @@ class Server:
             self._plan(stack, lock)
             try:
                 self._start_all(wake)
+                startup.started()
                 on_ready(self)
                 self._notifier.ready(f"Serving at {self.url}")
                 self._keep_running(wake)
@@ -248,7 +249,7 @@ def _spawn(plan: _Plan, config: bytes) -> _Running:
     arguments = child.Arguments(plan.name, config_read, ready_write, theirs.fileno(), os.getpid())
     try:
         process = subprocess.Popen(
-            [sys.executable, "-m", "freehold.compose", *arguments.words()],
+            [sys.executable, "-m", "freehold.process", *arguments.words()],
             pass_fds=(config_read, ready_write, theirs.fileno(), *plan.inherited),
             stdin=subprocess.DEVNULL,
         )

@@ -15,7 +15,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from freehold.artifacts.interpreters import RUNTIMES
+from freehold.domain.runtimes import MANAGED_RUNTIMES
 
 ENVIRONMENT_PREFIX = "FREEHOLD_"
 
@@ -117,8 +117,8 @@ class ArtifactSettings(_Section):
         # Environment variables have lost their case by now.
         named = {name.upper(): executable for name, executable in value.items()}
         for name, executable in named.items():
-            if name not in RUNTIMES:
-                raise ValueError(f"{name} is not a managed runtime; those are {', '.join(RUNTIMES)}")
+            if name not in MANAGED_RUNTIMES:
+                raise ValueError(f"{name} is not a managed runtime; those are {', '.join(MANAGED_RUNTIMES)}")
             if not executable.startswith("/"):
                 raise ValueError(f"{name}: {executable!r} is not an absolute path")
         return named

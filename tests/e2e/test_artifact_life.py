@@ -18,7 +18,8 @@ from node_22 import NODE, RELEASE
 from running_server import ROLE, RUNTIME, RunningServer, make_zip, session_id, wait_until
 from s3_server import READER, REGION, S3Server
 
-from freehold.artifacts.interpreters import RUNTIMES, Interpreters
+from freehold.artifacts.interpreters import Interpreters
+from freehold.domain.runtimes import MANAGED_RUNTIMES
 
 pytestmark = pytest.mark.slow
 
@@ -132,7 +133,7 @@ def test_an_agent_runs_on_every_python_of_this_host(with_node: RunningServer, ru
     assert "PYTHON_" + "_".join(map(str, answer["version"])) == runtime
 
 
-@pytest.mark.parametrize("runtime", [name for name in RUNTIMES if name not in (*AVAILABLE, "NODE_22")])
+@pytest.mark.parametrize("runtime", [name for name in MANAGED_RUNTIMES if name not in (*AVAILABLE, "NODE_22")])
 def test_a_python_that_is_not_installed_fails_the_version_by_name(with_node: RunningServer, runtime: str) -> None:
     found = create_local(with_node, f"on_{runtime}", python_agent(), runtime)
     assert found["status"] == "CREATE_FAILED"

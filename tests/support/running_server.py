@@ -21,6 +21,9 @@ from typing import Any
 import boto3
 from botocore.config import Config
 
+from freehold import running
+from freehold.cli.main import exports
+
 FREEHOLD = Path(sys.executable).with_name("freehold")
 ROLE = "arn:aws:iam::000000000000:role/agent"
 RUNTIME = f"PYTHON_3_{sys.version_info.minor}"
@@ -156,10 +159,7 @@ class RunningServer:
     @functools.cached_property
     def exported(self) -> dict[str, str]:
         """What `freehold env` exports; the keys stay the same as long as the data directory."""
-        done = subprocess.run(
-            [FREEHOLD, "env", "--data-dir", self.data_dir], capture_output=True, text=True, check=True, timeout=30
-        )
-        return dict(re.findall(r"^export (\w+)=(.*)$", done.stdout, re.MULTILINE))
+        return exports(running.connection(self.data_dir))
 
     def client(self, service: str, **config: Any) -> Any:
         """A plain boto3 client of `service`, as a user of `freehold env` has it."""

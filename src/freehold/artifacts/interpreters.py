@@ -3,8 +3,6 @@
 Not for installing any. Each candidate is run once and asked what it is, because names and links on PATH prove
 nothing. Invariant: an interpreter is handed out only if it said itself that it is the wanted one, and if showing its
 installation to agents shows them nobody's home directory.
-
-Source of the names: AgentManagedRuntimeType of the service model.
 """
 
 from __future__ import annotations
@@ -25,9 +23,9 @@ import structlog
 from freehold.artifacts.base import ArtifactRejected
 from freehold.artifacts.source import printable
 from freehold.domain.launch import Interpreter
+from freehold.domain.runtimes import MANAGED_RUNTIMES
 
 PROBE_TIMEOUT_S: Final = 10.0
-RUNTIMES: Final = ("PYTHON_3_10", "PYTHON_3_11", "PYTHON_3_12", "PYTHON_3_13", "PYTHON_3_14", "NODE_22")
 
 Language = Literal["python", "node"]
 
@@ -99,7 +97,7 @@ def wanted(runtime: str) -> Wanted:
         return Wanted("python", (int(python[1]), int(python[2])))
     if node := _NODE.fullmatch(runtime):
         return Wanted("node", (int(node[1]),))
-    raise ArtifactRejected(f"{printable(runtime)} is not a managed runtime; those are {', '.join(RUNTIMES)}.")
+    raise ArtifactRejected(f"{printable(runtime)} is not a managed runtime; those are {', '.join(MANAGED_RUNTIMES)}.")
 
 
 class Interpreters:
@@ -134,7 +132,7 @@ class Interpreters:
                 raise ArtifactRejected(
                     f"The interpreter that this server is set to use for {runtime} can't be used; its log says why."
                 )
-            available = [name for name in RUNTIMES if self._look_up(name, wanted(name)) is not None]
+            available = [name for name in MANAGED_RUNTIMES if self._look_up(name, wanted(name)) is not None]
         raise ArtifactRejected(_not_here(runtime, asked, available))
 
     def release(self, interpreter: Interpreter) -> str:
@@ -144,7 +142,7 @@ class Interpreters:
     def available(self) -> list[str]:
         """The managed runtimes that this host can run."""
         with self._lock:
-            return [name for name in RUNTIMES if self._look_up(name, wanted(name)) is not None]
+            return [name for name in MANAGED_RUNTIMES if self._look_up(name, wanted(name)) is not None]
 
     def _look_up(self, runtime: str, asked: Wanted) -> Interpreter | None:
         known = self._found.get(runtime)

@@ -10,12 +10,13 @@ Source of the traits: botocore's `service-2.json` of services with the `rest-jso
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, Literal
 
 import msgspec
 
+from freehold.aws import model_files
+
 PROTOCOL: Final = "rest-json"
-SERVICE_MODEL: Final = "service-2"
 
 Location = Literal["body", "uri", "querystring", "header", "statusCode"]
 ShapeType = Literal[
@@ -150,10 +151,10 @@ def load(service_name: str, operations: Iterable[str] | None = None) -> Service:
 
     Raises UnsupportedModel when one that was named is unknown or can't be compiled.
     """
-    # Here, and nowhere else: processes on the data path must not carry botocore.
-    from botocore.loaders import create_loader
-
-    raw = cast("dict[str, Any]", create_loader().load_service_model(service_name, SERVICE_MODEL))
+    try:
+        raw = model_files.read(service_name)
+    except model_files.NoModel as missing:
+        raise UnsupportedModel(str(missing)) from missing
     return compile_model(service_name, raw, operations)
 
 

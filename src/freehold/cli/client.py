@@ -19,10 +19,7 @@ import botocore.session
 import urllib3.exceptions
 
 from freehold import running
-
-
-class ClientError(Exception):
-    """The server did not do what was asked. The message is what it said."""
+from freehold.cli.failures import ClientError
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,20 +11,17 @@ from typing import Annotated
 import typer
 
 from freehold import settings
-from freehold.datadir import backup as backing_up
 from freehold.datadir import custody
-from freehold.datadir import restore as restoring
 from freehold.datadir.layout import Layout
-from freehold.store import sqlite
-from freehold.store.base import StoreRefused
-
-EXPECTED = (backing_up.BackupFailed, restoring.RestoreFailed, custody.DataDirRefused, StoreRefused)
 
 DataDir = Annotated[Path | None, typer.Option(help="The data directory.", show_default=False)]
 
 
 def migrate(data_dir: DataDir = None) -> None:
     """Bring a data directory to this release's schema, without starting a server. `up` does it too."""
+    from freehold.store import sqlite
+    from freehold.store.base import StoreRefused
+
     place = custody.check(_data_dir(data_dir))
     database = Layout(place).database
     if not database.exists():
@@ -50,6 +47,8 @@ def backup(
     data_dir: DataDir = None,
 ) -> None:
     """Write what can't be made again to a tar file, also while a server runs."""
+    from freehold.datadir import backup as backing_up
+
     place = _data_dir(data_dir)
     written = backing_up.backup(place, output, with_keys=with_keys)
     for path in written.skipped:
@@ -63,6 +62,8 @@ def restore(
     data_dir: DataDir = None,
 ) -> None:
     """Make a data directory of a backup. It must be empty, or not exist yet."""
+    from freehold.datadir import restore as restoring
+
     place = _data_dir(data_dir)
     restored = restoring.restore(file, place)
     typer.echo(

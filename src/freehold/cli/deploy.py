@@ -20,14 +20,11 @@ from rich.console import Console
 from rich.status import Status
 
 from freehold.cli.client import Clients
+from freehold.cli.failures import DeployError
 
 BUCKET = "freehold-deploy"
 SKIPPED = {".git", ".hg", ".venv", "venv", "__pycache__", ".mypy_cache", ".pytest_cache", ".ruff_cache", ".DS_Store"}
 POLL_INTERVAL_S = 0.2
-
-
-class DeployError(Exception):
-    """The folder can't be deployed. The message says why."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,8 @@ from typing import Any
 
 import botocore.exceptions
 
-from freehold.cli.client import ClientError, Clients
+from freehold.cli.client import Clients
+from freehold.cli.failures import ClientError
 
 
 def invoke(clients: Clients, name: str, text: str, session: str | None) -> None:

@@ -1,7 +1,8 @@
 """The `freehold` command: thin, one function a command.
 
 Not for: doing the work. `up` hands over to `processes`, `data_directory` has the commands on a data directory; nearly
-everything else speaks HTTP to a running server as any client.
+everything else speaks HTTP to a running server as any client. Invariant: a command imports what it needs when it is
+called, so that a server's start does not wait for the imports of a client.
 """
 
 from __future__ import annotations
@@ -9,28 +10,18 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
-from freehold import processes, running, settings
-from freehold.cli import client, data_directory, doctor, keys, logs, runtimes, sessions
-from freehold.cli import deploy as deploying
-from freehold.cli import invoke as invoking
+from freehold import running, settings, startup
+from freehold.cli import data_directory, failures, keys, runtimes, sessions
 from freehold.cli.options import AsJson, DataDir, connect, data_dir_of
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-errors = Console(stderr=True, highlight=False, soft_wrap=True)
+if TYPE_CHECKING:
+    from freehold import processes
 
-EXPECTED = (
-    client.ClientError,
-    running.NoServer,
-    deploying.DeployError,
-    processes.CannotStart,
-    settings.SettingsError,
-    *data_directory.EXPECTED,
-)
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 app.add_typer(runtimes.app, name="runtimes")
 app.add_typer(sessions.app, name="sessions")
@@ -41,8 +32,10 @@ def main() -> None:
     """Entry point: expected failures end with one line and status 1."""
     try:
         app()
-    except EXPECTED as error:
-        errors.print(f"freehold: {error}", markup=False, style="red")
+    except Exception as error:
+        if not isinstance(error, failures.expected()):
+            raise
+        typer.secho(f"freehold: {error}", fg=typer.colors.RED, err=True)
         sys.exit(1)
 
 
@@ -55,6 +48,9 @@ def up(
     config: Annotated[Path | None, typer.Option(help="Settings file.  [default: freehold.toml, if any]")] = None,
 ) -> None:
     """Run a server in the foreground, until Ctrl-C."""
+    startup.import_lightly()
+    from freehold import processes
+
     flags: dict[str, Any] = {"data_dir": data_dir, "server": {"host": host, "port": port, "workers": workers}}
 
     def load() -> settings.Settings:
@@ -71,17 +67,21 @@ def _announce(server: processes.Server) -> None:
 @app.command()
 def env(data_dir: DataDir = None) -> None:
     """Print export lines that point AWS SDKs at a server: eval "$(freehold env)"."""
-    connection = running.connection(data_dir_of(data_dir))
-    for name, value in {
+    for name, value in exports(running.connection(data_dir_of(data_dir))).items():
+        typer.echo(f"export {name}={shlex.quote(value)}")
+    typer.echo("unset AWS_SESSION_TOKEN AWS_PROFILE")
+
+
+def exports(connection: running.Connection) -> dict[str, str]:
+    """The environment variables that point AWS SDKs at a server."""
+    return {
         "AWS_ACCESS_KEY_ID": connection.access_key_id,
         "AWS_SECRET_ACCESS_KEY": connection.secret,
         "AWS_REGION": connection.region,
         "AWS_DEFAULT_REGION": connection.region,
         "AWS_ENDPOINT_URL_BEDROCK_AGENTCORE": connection.url,
         "AWS_ENDPOINT_URL_BEDROCK_AGENTCORE_CONTROL": connection.url,
-    }.items():
-        typer.echo(f"export {name}={shlex.quote(value)}")
-    typer.echo("unset AWS_SESSION_TOKEN AWS_PROFILE")
+    }
 
 
 @app.command()
@@ -95,6 +95,10 @@ def deploy(
     data_dir: DataDir = None,
 ) -> None:
     """Pack a folder with its requirements, and create or update an agent runtime of it."""
+    from rich.console import Console
+
+    from freehold.cli import deploy as deploying
+
     wanted = deploying.Wanted(
         directory=directory.resolve(),
         name=name,
@@ -114,6 +118,8 @@ def invoke(
     data_dir: DataDir = None,
 ) -> None:
     """Send one request to an agent and print the answer as it comes."""
+    from freehold.cli import invoke as invoking
+
     text = sys.stdin.read() if payload == "-" else payload
     invoking.invoke(connect(data_dir), name, text, session)
 
@@ -134,6 +140,8 @@ def show_logs(
     data_dir: DataDir = None,
 ) -> None:
     """Print what an agent's sessions printed."""
+    from freehold.cli import logs
+
     logs.print_logs(data_dir, name, session=session, endpoint=endpoint, follow=follow, tail=tail, as_json=as_json)
 
 
@@ -144,4 +152,6 @@ def examine(
     data_dir: DataDir = None,
 ) -> None:
     """Say what protects sessions on this host and what is missing; status 1 when no server could start."""
+    from freehold.cli import doctor
+
     sys.exit(doctor.examine(settings.load(file=config, flags={"data_dir": data_dir}), as_json=as_json))

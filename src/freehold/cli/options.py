@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from freehold import running, settings
-from freehold.cli import client
+
+if TYPE_CHECKING:
+    from freehold.cli import client
 
 DataDir = Annotated[Path | None, typer.Option(help="The server's data directory.", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, as the operator API answers.")]
@@ -20,6 +22,8 @@ def data_dir_of(data_dir: Path | None) -> Path:
 
 def connect(data_dir: Path | None) -> client.Clients:
     """The server that the environment names (`freehold env`), unless a data directory is given."""
+    from freehold.cli import client
+
     if data_dir is None and (connection := client.from_environment()) is not None:
         return client.connect(connection)
     return client.connect(running.connection(data_dir_of(data_dir)))

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from freehold.cli import options, tables
-from freehold.cli.client import ClientError, Clients
+from freehold.cli.failures import ClientError
+
+if TYPE_CHECKING:
+    from freehold.cli.client import Clients
 
 app = typer.Typer(help="Agent runtimes: list, show.")
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from freehold.cli import options, runtimes, tables
-from freehold.cli.client import ClientError, Clients
+from freehold.cli.failures import ClientError
+
+if TYPE_CHECKING:
+    from freehold.cli.client import Clients
 
 MAX_PAGE = "50"
 

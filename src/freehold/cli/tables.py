@@ -13,10 +13,6 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import typer
-from rich import box
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
@@ -32,6 +28,11 @@ def print_rows(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, empty: 
         for row in told:
             typer.echo("\t".join(value.replace("\t", " ").replace("\n", " ") for value in row))
         return
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
     if not told:
         Console(stderr=True, highlight=False).print(empty, style="dim")
         return
@@ -43,6 +44,9 @@ def print_rows(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, empty: 
 
 def print_pairs(pairs: Iterable[tuple[str, Any]]) -> None:
     """One thing, a line a member."""
+    from rich.console import Console
+    from rich.text import Text
+
     shown = [(name, clean(value)) for name, value in pairs]
     width = max(len(name) for name, _ in shown)
     console = Console(highlight=False, soft_wrap=True)

@@ -13,6 +13,8 @@ from freehold.domain.errors import Conflict
 
 DEFAULT_ENDPOINT: Final = "DEFAULT"
 """The endpoint that every runtime has and that follows the newest version."""
+MANAGED_RUNTIMES: Final = ("PYTHON_3_10", "PYTHON_3_11", "PYTHON_3_12", "PYTHON_3_13", "PYTHON_3_14", "NODE_22")
+"""AgentManagedRuntimeType of the service model: what runs the code of a version."""
 
 
 class RuntimeStatus(StrEnum):

@@ -15,6 +15,7 @@ import pytest
 from freehold.artifacts import interpreters
 from freehold.artifacts.base import ArtifactRejected
 from freehold.artifacts.interpreters import Interpreters
+from freehold.domain.runtimes import MANAGED_RUNTIMES
 
 THIS = f"PYTHON_3_{sys.version_info.minor}"
 
@@ -52,7 +53,7 @@ def pretend(path: Path, version: list[int], *, language: str = "cpython", **more
 
 def test_the_names_are_those_of_the_service_model() -> None:
     model = botocore.session.get_session().get_service_model("bedrock-agentcore-control")
-    assert list(interpreters.RUNTIMES) == model.shape_for("AgentManagedRuntimeType").enum  # type: ignore[attr-defined]
+    assert list(MANAGED_RUNTIMES) == model.shape_for("AgentManagedRuntimeType").enum  # type: ignore[attr-defined]
 
 
 def test_the_interpreter_that_runs_us_is_found_behind_its_virtual_environment() -> None:

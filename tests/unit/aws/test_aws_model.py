@@ -12,7 +12,7 @@ import pytest
 from aws_parts import CONTROL, DATA, SERVICES, service
 from botocore.loaders import create_loader
 
-from freehold.aws import model
+from freehold.aws import model, model_files
 from freehold.aws.model import Service, UnsupportedModel
 from freehold.aws.router import Router
 
@@ -126,7 +126,19 @@ def test_the_modules_of_the_data_path_bring_no_botocore():
     program = (
         "import sys\n"
         "from freehold.aws import model, parse, patterns, router, serialize, sigv4, timestamps, validate\n"
+        "model.load('bedrock-agentcore-control')\n"
         "print([name for name in sys.modules if name.partition('.')[0] in ('botocore', 'boto3')])"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=30)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", [*SERVICES, "secretsmanager"])
+def test_the_installed_model_is_read_as_botocore_reads_it(name: str):
+    """The last has something beside it that is to be merged."""
+    assert model_files.read(name) == raw(name)
+
+
+def test_a_service_that_botocore_does_not_have_is_named():
+    with pytest.raises(UnsupportedModel, match="no service bedrock-agentcore-nonsense"):
+        model.load("bedrock-agentcore-nonsense")

@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 HEAVY = (
+    "rich",
     "botocore",
     "boto3",
     "sqlalchemy",
@@ -18,6 +19,11 @@ HEAVY = (
 
 
 def test_a_gateway_worker_imports_no_botocore_and_no_sql():
-    code = f"import sys, freehold.compose, freehold.gateway.worker\nprint(sorted(set(sys.modules) & set({HEAVY!r})))"
+    code = (
+        "from freehold import startup\n"
+        "startup.import_lightly()\n"
+        "import sys, freehold.process, freehold.compose, freehold.gateway.worker\n"
+        f"print(sorted(name for name in {HEAVY!r} if sys.modules.get(name)))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

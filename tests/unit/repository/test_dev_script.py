@@ -121,6 +121,13 @@ def test_what_is_said_to_uv_itself_comes_first():
     assert "PYTHONPATH" not in told
 
 
+def test_programs_find_each_other_and_keep_what_they_compile():
+    told = bootstrap.program_environment({"PATH": "/bin", "PYTHONDONTWRITEBYTECODE": "1"}, {})
+    assert told["PATH"] == f"{ROOT / '.venv' / 'bin'}:/bin"
+    assert told["VIRTUAL_ENV"] == str(ROOT / ".venv")
+    assert "PYTHONDONTWRITEBYTECODE" not in told
+
+
 def test_a_failing_program_is_named_and_its_arguments_are_not_shown(capfd: pytest.CaptureFixture[str]):
     with pytest.raises(bootstrap.SetupFailed) as failure:
         bootstrap.run(["/bin/false", "https://user:secret@mirror.example/simple"], os.environ)

@@ -2,26 +2,42 @@
 
 Not for describing the present schema (`store.schema`). Invariant: a database that this program does not know is
 never changed by it, and is used only if the release that changed it last has recorded that this is safe.
+
+Alembic is imported only for a database of another revision: that takes as long as half of a start. A new database is
+made of the present schema; a test holds that to be what the migrations make.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import sqlalchemy as sa
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
 
+from freehold.store import schema
 from freehold.store.base import StoreRefused
 
+if TYPE_CHECKING:
+    from alembic.config import Config
+
+HEAD: Final = "0003"
+"""The newest revision in `versions`."""
+HEAD_USABLE_FROM: Final = "0001"
+"""The oldest revision whose programs can use a database at HEAD (`mark_usable_from`)."""
 _USABLE_FROM: Final = "schema usable from"
+_alembic_version: Final = sa.Table(
+    "alembic_version",
+    sa.MetaData(),
+    sa.Column("version_num", sa.String(32), nullable=False),
+    sa.PrimaryKeyConstraint("version_num", name="alembic_version_pkc"),
+)
+"""Alembic's own table, as it makes it."""
 
 
 def configuration(connection: sa.Connection) -> Config:
     """Alembic's configuration for `connection`; there is no alembic.ini."""
+    from alembic.config import Config
+
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
     config.attributes["connection"] = connection
@@ -33,21 +49,27 @@ def check(connection: sa.Connection) -> str | None:
 
     Raises StoreRefused for a database of a Freehold that is too new, or one that holds tables and isn't Freehold's.
     """
-    at = MigrationContext.configure(connection).get_current_heads()
+    tables = sa.inspect(connection).get_table_names()
+    at = connection.scalars(sa.select(_alembic_version)).all() if _alembic_version.name in tables else ()
     if not at:
-        if sa.inspect(connection).get_table_names():
+        if tables:
             raise StoreRefused("the database holds tables that are not Freehold's; name another data directory")
         return None
-    known = ScriptDirectory.from_config(configuration(connection))
-    revisions = {script.revision for script in known.walk_revisions()}
     current = ", ".join(sorted(at))
-    if not set(at) <= revisions and _usable_from(connection, current) not in revisions:
+    known = revisions(connection) if current != HEAD else {HEAD}
+    if not set(at) <= known and _usable_from(connection, current) not in known:
         raise StoreRefused(
-            f"the database is at schema revision {current}, and this Freehold knows those up to "
-            f"{', '.join(known.get_heads())}: it was written by a newer release; start that release, or restore a "
-            "backup made before the upgrade"
+            f"the database is at schema revision {current}, and this Freehold knows those up to {HEAD}: it was written "
+            "by a newer release; start that release, or restore a backup made before the upgrade"
         )
     return current
+
+
+def revisions(connection: sa.Connection) -> set[str]:
+    """All that this program has, HEAD among them."""
+    from alembic.script import ScriptDirectory
+
+    return {script.revision for script in ScriptDirectory.from_config(configuration(connection)).walk_revisions()}
 
 
 def upgrade(connection: sa.Connection) -> None:
@@ -56,10 +78,24 @@ def upgrade(connection: sa.Connection) -> None:
     Raises StoreRefused as `check` does.
     """
     at = check(connection)
-    config = configuration(connection)
-    known = ScriptDirectory.from_config(config)
-    if at is None or at in {script.revision for script in known.walk_revisions()} - set(known.get_heads()):
-        command.upgrade(config, "head")
+    if at is None:
+        _make(connection)
+    elif at != HEAD and at in revisions(connection):
+        migrate(connection)
+
+
+def _make(connection: sa.Connection) -> None:
+    schema.metadata.create_all(connection)
+    _alembic_version.create(connection)
+    connection.execute(sa.insert(_alembic_version).values(version_num=HEAD))
+    mark_usable_from(connection, HEAD, HEAD_USABLE_FROM)
+
+
+def migrate(connection: sa.Connection) -> None:
+    """Run the migrations that the database, of a revision that this program knows or empty, lacks."""
+    from alembic import command
+
+    command.upgrade(configuration(connection), "head")
 
 
 def mark_usable_from(connection: sa.Connection, revision: str, oldest: str) -> None:
