@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import concurrent.futures
 import os
+import random
 import subprocess
 import sys
 import time
@@ -39,11 +40,15 @@ class Footprint:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="./dev soak", description="Use Freehold for a long time.")
     parser.add_argument("--control", action="store_true", help="the long tests of the control plane instead")
+    parser.add_argument("--exchanges", action="store_true", help="10,000 generated exchanges through a worker instead")
+    parser.add_argument("--seed", type=int, help="of the generated exchanges; without it another one each time")
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--at-once", type=int, default=8, help="sessions at once")
     options = parser.parse_args()
     if options.control:
         return control_plane()
+    if options.exchanges:
+        return exchanges(options.seed)
     ephemeral.end_on_signals()
     try:
         with ephemeral.server() as server:
@@ -62,6 +67,15 @@ def control_plane() -> int:
     tests = ("tests/e2e/test_control_churn.py", "tests/integration/control/test_control_machine.py")
     environment = {**os.environ, "SOAK_CHURN_SECONDS": "60", "SOAK_MACHINE_STEPS": "2000"}
     return subprocess.run([sys.executable, "-m", "pytest", "-q", "-s", *tests], env=environment).returncode
+
+
+def exchanges(seed: int | None) -> int:
+    """The long form of the suite's generated exchanges; pytest's status."""
+    seed = random.SystemRandom().randrange(1 << 32) if seed is None else seed
+    environment = {**os.environ, "SOAK_EXCHANGES": "10000", "SOAK_SEED": str(seed)}
+    print(f"soak: seed {seed}", flush=True)
+    test = "tests/integration/gateway/test_gateway_exchanges.py"
+    return subprocess.run([sys.executable, "-m", "pytest", "-q", test], env=environment).returncode
 
 
 def soak(server: ephemeral.EphemeralServer, duration_s: float, at_once: int) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections import OrderedDict, deque
+from functools import partial
 from typing import Any, Final
 
 import structlog
@@ -19,7 +20,7 @@ from freehold.domain.errors import FreeholdError, NotFound, SessionEnded, Unavai
 from freehold.domain.sessions import SessionKey
 from freehold.gateway import eager
 from freehold.gateway.bounds import GatewayLimits
-from freehold.gateway.sweeper import Sweeper
+from freehold.gateway.sweeper import NEVER, Sweeper
 from freehold.gateway.upstream import Upstream, attach
 from freehold.warden import protocol
 
@@ -28,6 +29,10 @@ MAX_EARLY: Final = 256
 """Words of the warden that are kept for claims whose answer has not been acted on."""
 _MAX_JOINS: Final = 5
 """Tries to join a session that ends each time just before it is used."""
+_CAUTION: Final = 0.8
+"""Of the time after which an agent closed an idle connection: how long others are used again."""
+_SHORTEST_S: Final = 1.0
+"""An agent that closes sooner than this keeps no connections worth using again."""
 
 log = structlog.get_logger(__name__)
 
@@ -45,6 +50,7 @@ class LiveClaim:
         "in_flight",
         "key",
         "requests",
+        "reusable_for_s",
         "version",
     )
 
@@ -59,6 +65,9 @@ class LiveClaim:
         self.idle_since = idle_since
         self.idle: deque[Upstream] = deque()
         self.connections: set[Upstream] = set()
+        self.reusable_for_s = NEVER
+        """How long a connection may have been idle when it is used again: less than the agent has been seen to wait
+        before it closes one."""
         self.ended: str | None = None
         """Why it is not held any more."""
 
@@ -144,8 +153,11 @@ class Claims:
         """A connection to the session's agent. Raises NotFound when the session has ended, Unavailable."""
         while claim.idle and not fresh:
             found = claim.idle.pop()
-            if found.is_usable():
+            usable = found.is_usable()
+            if usable and self._clock() - found.idle_since < claim.reusable_for_s:
                 return found
+            if not usable:
+                self._closed_idle(claim, found)
             found.leave()
         await eager.in_task()
         if claim.ended is not None:
@@ -164,6 +176,7 @@ class Claims:
             connection.leave()
         else:
             connection.resume_reading()  # its last client may have been slow
+            connection.idle_since = self._clock()
             claim.idle.append(connection)
 
     def leave(self, claim: LiveClaim) -> None:
@@ -230,7 +243,7 @@ class Claims:
 
     async def _attach(self, claim: LiveClaim, sock: socket.socket) -> Upstream | None:
         try:
-            connection = await attach(sock, claim.connections.discard)
+            connection = await attach(sock, partial(self._lost, claim))
         except OSError as error:
             log.warning("gateway.session_socket_dead", generation=claim.generation, error=error.strerror)
             return None
@@ -241,6 +254,19 @@ class Claims:
             connection.leave()
             return None
         return connection
+
+    def _lost(self, claim: LiveClaim, connection: Upstream) -> None:
+        claim.connections.discard(connection)
+        if connection.closed_unasked:
+            self._closed_idle(claim, connection)
+
+    def _closed_idle(self, claim: LiveClaim, connection: Upstream) -> None:
+        """The agent closed it between requests. A request that is sent at that very moment is lost, so that from now
+        on none is sent over one that has been idle for nearly as long."""
+        if connection.is_reused:
+            idle_s = self._clock() - connection.idle_since
+            bound_s = _CAUTION * idle_s if idle_s >= _SHORTEST_S else 0.0
+            claim.reusable_for_s = min(claim.reusable_for_s, bound_s)
 
     async def _connected(self, _peer: ipc.Peer) -> None:
         self._up.set()

@@ -8,6 +8,8 @@ off: a client never takes a part for the whole.
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 import uuid
 from collections.abc import Callable, Coroutine
 from enum import Enum, auto
@@ -31,6 +33,7 @@ MAX_DISCARDED_BYTES: Final = 64 * 1024
 
 log = structlog.get_logger(__name__)
 
+_RESET_AT_CLOSE: Final = struct.pack("ii", 1, 0)
 _REFUSALS: Final = {408: "RequestTimeoutException", 503: "ServiceUnavailableException"}
 _PHRASES: Final = {status.value: status.phrase.encode() for status in HTTPStatus}
 
@@ -424,6 +427,10 @@ class ClientConnection(asyncio.Protocol):
         """Break the connection off."""
         if self._state is not _State.CLOSED:
             self._state = _State.CLOSED
+            if self._exchange is not None and self._exchange.ends_with_connection:
+                # An orderly end would be that of the answer.
+                sock: socket.socket = self._transport.get_extra_info("socket")
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_AT_CLOSE)
             self._transport.abort()
 
     def close_if_idle(self) -> None:

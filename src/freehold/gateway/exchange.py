@@ -107,6 +107,7 @@ class Exchange:
         "bytes_in",
         "bytes_out",
         "endpoint",
+        "ends_with_connection",
         "error",
         "error_code",
         "first_byte_at",
@@ -147,6 +148,8 @@ class Exchange:
         """What control has told went wrong."""
         self.is_stream = False
         """Whether the answer's length was not known when it began."""
+        self.ends_with_connection = False
+        """Whether the end of the answer's body is that of the connection."""
         self.started_at = 0.0
         self.first_byte_at = 0.0
         """Of the answer; 0 when it has none. Instants are those of the connection's clock."""
@@ -211,6 +214,7 @@ class Exchange:
             lines.append((b"content-length", b"%d" % body.left))
         elif self.head.is_http_1_0:
             self._connection.close_after()
+            self.ends_with_connection = True
             if isinstance(body, framing.Chunked):
                 body.content = []
         else:

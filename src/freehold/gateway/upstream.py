@@ -58,9 +58,14 @@ class Upstream(asyncio.Protocol):
         self._paused_by_transport = False
         self._why_closed = ""
         self._held = False
+        self._ended_by_us = False
+        self._closed_orderly = False
+        """Whether the other side's FIN came, and before any reset."""
         self._written_before = 0
         self._written = 0
         self.is_reused = False
+        self.idle_since = 0.0
+        """When it last became idle, for whoever keeps it."""
         self.request_done = True
         """Whoever writes a request over time clears this until its last byte is written."""
         self.closed = False
@@ -122,6 +127,7 @@ class Upstream(asyncio.Protocol):
             return
         self.closed = True
         self._why_closed = why
+        self._ended_by_us = True
         self._transport.abort()
         self._fail(why)
 
@@ -134,8 +140,11 @@ class Upstream(asyncio.Protocol):
     def was_request_undelivered(self) -> bool:
         """Whether the kernel knows that no byte of the last request reached the peer's. Only then may it be sent again.
 
-        Counts what the peer's TCP has acknowledged; where that can't be known, the answer is no.
+        Counts what the peer's TCP had acknowledged when the peer closed. Where that can't be known, the answer is no;
+        after a reset it can't, since a peer may read, wait with its acknowledgement, and reset without one.
         """
+        if not self._closed_orderly:
+            return False
         if self._sock.family not in (socket.AF_INET, socket.AF_INET6):
             return False
         try:
@@ -147,6 +156,11 @@ class Upstream(asyncio.Protocol):
         acked: int = struct.unpack_from("=Q", info, _TCP_ESTABLISHED_BYTES_ACKED)[0]
         # The SYN may count as one.
         return acked <= self._written_before + 1
+
+    @property
+    def closed_unasked(self) -> bool:
+        """Whether the other side closed it between requests, or with a request of which it has said nothing."""
+        return self.closed and not self._ended_by_us and self._head is None
 
     @property
     def broke_off(self) -> bool:
@@ -190,6 +204,7 @@ class Upstream(asyncio.Protocol):
             self.abort(f"a body that is not HTTP: {error}")
 
     def eof_received(self) -> bool:
+        self._closed_orderly = True
         head = self._head
         if self._sink is not None and head is not None and isinstance(head.framing, UntilClose):
             head.framing.done = True
@@ -198,6 +213,8 @@ class Upstream(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.closed = True
+        if isinstance(exc, BrokenPipeError):
+            self._closed_orderly = True  # what Linux calls a reset that comes after a FIN
         self._fail("the connection broke" if exc is not None else "the connection was closed")
         self._on_lost(self)
 

@@ -94,7 +94,8 @@ class FakeWarden:
 
     def __init__(self) -> None:
         self.agent_port = 0
-        self.version = 1
+        self.version: int | None = None
+        """Of every session; None: the one it was asked for with."""
         self.claims: list[SessionKey] = []
         self.dials = 0
         self.released: list[warden_protocol.Release] = []
@@ -129,7 +130,9 @@ class FakeWarden:
                     self._generations += 1
                     self.sessions[body.key] = self._generations
                 made = [await self._connect() for _ in range(body.sockets)]
-                told = warden_protocol.Claimed(self.sessions[body.key], self.version, started, self.bound.get(body.key))
+                told = warden_protocol.Claimed(
+                    self.sessions[body.key], self.version or body.version, started, self.bound.get(body.key)
+                )
                 return told, made
             case warden_protocol.Bind(generation, agent_session):
                 if self.before_bind is not None:
