@@ -37,6 +37,16 @@ class GatewayLimits:
 
     first_byte_timeout_s: float = limits.SYNC_REQUEST_TIMEOUT_S
     stream_timeout_s: float = limits.STREAM_TIMEOUT_S
+    web_socket_frame_bytes: int = limits.WEB_SOCKET_FRAME_BYTES
+    """Payload of a client's frame. An agent's is not bounded: none is held, so none costs more than another."""
+    web_socket_frames_per_s: float = limits.WEB_SOCKET_FRAMES_PER_S
+    """Of a client, on average; as many at once. Fragments and control frames count, too."""
+    web_socket_timeout_s: float = limits.STREAM_TIMEOUT_S
+    """How long a connection may be open."""
+    web_socket_handshake_timeout_s: float = 60.0
+    """For the agent to answer a handshake."""
+    web_socket_close_timeout_s: float = 5.0
+    """From one side's Close frame to the end of the connection, and for an agent to close when the client has gone."""
     claim_linger_s: float = 0.75
     """How long a claim is kept after its last request."""
     claim_timeout_s: float = 4000.0

@@ -17,7 +17,7 @@ import structlog
 
 from freehold import ipc
 from freehold.domain.errors import FreeholdError, NotFound, SessionEnded, Unavailable
-from freehold.domain.sessions import SessionKey
+from freehold.domain.sessions import EndReason, SessionKey
 from freehold.gateway import eager
 from freehold.gateway.bounds import GatewayLimits
 from freehold.gateway.sweeper import NEVER, Sweeper
@@ -43,6 +43,7 @@ class LiveClaim:
     __slots__ = (
         "agent_session",
         "connections",
+        "end_reason",
         "ended",
         "generation",
         "idle",
@@ -70,6 +71,8 @@ class LiveClaim:
         before it closes one."""
         self.ended: str | None = None
         """Why it is not held any more."""
+        self.end_reason: EndReason | None = None
+        """Why the session has ended, when the warden says that it has."""
 
 
 class Claims:
@@ -290,6 +293,7 @@ class Claims:
         else:
             # The session is on its way out, and its record wants the count.
             self._link.notify(protocol.Release(claim.generation, last_activity_age_s=0.0, requests=claim.requests))
+            claim.end_reason = message.reason
             self._drop(claim, f"the session ended: {message.reason.value}")
 
     def _bound(self, message: protocol.Bound) -> None:

@@ -22,7 +22,7 @@ from freehold.domain import errors
 from freehold.gateway import eager, framing, heads
 from freehold.gateway.bounds import GatewayLimits
 from freehold.gateway.errors import WireError, envelope
-from freehold.gateway.exchange import ClientGone, Exchange, Handler, Relay
+from freehold.gateway.exchange import ClientGone, Exchange, Handler, Relay, Tunnel
 from freehold.gateway.heads import Headers, RequestHead
 from freehold.gateway.sweeper import NEVER, Sweeper
 
@@ -45,6 +45,8 @@ class _State(Enum):
     """A request's head is read; its body may not be."""
     DISCARDING = auto()
     """Answered; the rest of the body is read and dropped."""
+    SWITCHED = auto()
+    """Not HTTP any more: a Tunnel has its bytes."""
     LINGERING = auto()
     """Answered and shut for writing; whatever comes is dropped."""
     CLOSED = auto()
@@ -94,6 +96,7 @@ class ClientConnection(asyncio.Protocol):
         self._exchange: Exchange | None = None
         self._task: asyncio.Task[None] | None = None
         self._relay: Relay | None = None
+        self._tunnel: Tunnel | None = None
         self._body: framing.Framing | None = None
         self._take: Callable[[framing.Framing, bytes], None] | None = None
         self._body_waiter: asyncio.Future[None] | None = None
@@ -183,7 +186,7 @@ class ClientConnection(asyncio.Protocol):
             self._transport.abort()
         elif self._take is not None and self._reading:
             self._fail_body(errors.ValidationFailed("The request's body did not come in time", reason="CannotParse"))
-        elif self._state is _State.ANSWERING and self._relay is not None:
+        elif self._relay is not None and self._state in (_State.ANSWERING, _State.SWITCHED):
             self.deadline = NEVER
             self._relay.deadline_passed()
         else:
@@ -436,6 +439,44 @@ class ClientConnection(asyncio.Protocol):
     def close_if_idle(self) -> None:
         if self._state is _State.HEAD:
             self._close()
+        elif self._tunnel is not None:
+            self._tunnel.going_away()
+
+    # -- another protocol -----------------------------------------------------------------------------------------
+
+    def switch_protocols(
+        self, exchange: Exchange, headers: Headers, tunnel: Tunnel, receiver: asyncio.Protocol
+    ) -> tuple[asyncio.Transport, bytes, asyncio.Protocol]:
+        """See Exchange.switch_protocols."""
+        if self._exchange is not exchange or self._state is not _State.ANSWERING:
+            raise ClientGone
+        self._keep_alive = True  # what is said of it here would be of the other protocol
+        exchange.first_byte_at = self._server.clock()
+        self._transport.write(self._head_bytes(101, headers, exchange.request_id))
+        self._state = _State.SWITCHED
+        self._relay = self._tunnel = tunnel
+        self._transport.set_protocol(receiver)
+        self._set_reading(True)
+        buffer, self._buffer = self._buffer, b""
+        if self._server.draining:
+            self._server.loop.call_soon(tunnel.going_away)
+        return self._transport, buffer, self
+
+    def set_reading(self, exchange: Exchange, wanted: bool) -> None:
+        """Whether a Tunnel takes more of what the client sends."""
+        if self._exchange is exchange:
+            self._set_reading(wanted)
+
+    def tunnel_ended(self, exchange: Exchange, *, whole: bool) -> None:
+        """The Tunnel has nothing more to say: whatever the client still sends is dropped until it has closed, too."""
+        if self._exchange is not exchange:
+            return
+        self._server.ended(exchange, whole=whole)
+        self._exchange = None
+        self._relay = self._tunnel = None
+        if self._state is _State.SWITCHED:
+            self._transport.set_protocol(self)
+            self._linger()
 
     def _ready_for_next(self) -> None:
         self._body = None

@@ -6,6 +6,7 @@ path of the data plane is known here; any other goes to control.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any, Final
@@ -26,9 +27,11 @@ from freehold.gateway.invoke import Invocations, note, session_key
 from freehold.gateway.members import INVOKE, STOP
 from freehold.gateway.sweeper import Sweeper
 from freehold.gateway.targets import Targets
+from freehold.gateway.websocket.opening import WebSockets
 from freehold.observe.tracing import Tracer
 
 PREFIX: Final = b"/runtimes/"
+WEB_SOCKET: Final = "InvokeAgentRuntimeWithWebSocketStream"
 _OPERATIONS: Final[dict[bytes, str]] = {
     b"invocations": INVOKE,
     b"invocations/": INVOKE,
@@ -37,10 +40,12 @@ _OPERATIONS: Final[dict[bytes, str]] = {
     b"commands": "InvokeAgentRuntimeCommand",
     b"invocations/.well-known/agent-card.json": "GetAgentCard",
     b"invocations/.well-known/oauth-protected-resource": "GetRuntimeProtectedResourceMetadata",
-    b"ws": "InvokeAgentRuntimeWithWebSocketStream",
+    b"ws": WEB_SOCKET,
     b"ws/shells": "InvokeAgentRuntimeCommandShell",
 }
 """What follows the runtime in a path of the data plane. Source: spec section 0."""
+_PLAIN_ARN: Final = re.compile(rb"([^/]+(?::|%3[Aa])runtime/[^/]+)/(ws|ws/shells)")
+"""AWS's samples for browsers open WebSockets by ARNs that are not percent-encoded (spec section 0)."""
 _IDENTITY_PREFIX: Final = b"/identities/"
 _IDENTITIES: Final = frozenset(
     {b"GetWorkloadAccessToken", b"GetWorkloadAccessTokenForJWT", b"GetWorkloadAccessTokenForUserId"}
@@ -52,6 +57,8 @@ def operation_of(raw_path: bytes) -> tuple[str, bytes] | None:
     if raw_path.startswith(PREFIX):
         runtime, _, rest = raw_path[len(PREFIX) :].partition(b"/")
         operation = _OPERATIONS.get(rest)
+        if operation is None and (plain := _PLAIN_ARN.fullmatch(raw_path, len(PREFIX))):
+            return _OPERATIONS[plain[2]], plain[1]
         return None if operation is None or not runtime else (operation, runtime)
     if raw_path.startswith(_IDENTITY_PREFIX):
         last = raw_path[len(_IDENTITY_PREFIX) :]
@@ -81,6 +88,9 @@ class DataPlane:
         self._invocations = Invocations(
             callers=self._callers, directory=directory, claims=claims, sweeper=sweeper, limits=limits, tracer=tracer
         )
+        self._web_sockets = WebSockets(
+            callers=self._callers, directory=directory, claims=claims, sweeper=sweeper, limits=limits, tracer=tracer
+        )
 
     async def handle(self, exchange: Exchange, operation: str, runtime: bytes) -> None:
         """Answer a request for `operation`; see exchange.Handler."""
@@ -90,6 +100,8 @@ class DataPlane:
             exchange.answer(405, [(b"content-type", b"application/json"), (b"allow", b"POST")], body)
         elif operation == INVOKE:
             await self._invocations.handle(exchange, runtime)
+        elif operation == WEB_SOCKET:
+            await self._web_sockets.handle(exchange, runtime)
         elif operation == STOP:
             await self._stop(exchange, runtime)
         else:

@@ -55,6 +55,14 @@ class Relay(Protocol):
     def deadline_passed(self) -> None: ...
 
 
+class Tunnel(Relay, Protocol):
+    """A Relay in another protocol than HTTP, to which a connection has switched."""
+
+    def going_away(self) -> None:
+        """The server stops: tell the client, and end."""
+        ...
+
+
 class Line(Protocol):
     """What an exchange needs of the connection that it came over. Calls for an exchange that has ended do nothing."""
 
@@ -95,6 +103,16 @@ class Line(Protocol):
 
     def abort(self) -> None: ...
 
+    def switch_protocols(
+        self, exchange: Exchange, headers: Headers, tunnel: Tunnel, receiver: asyncio.Protocol
+    ) -> tuple[asyncio.Transport, bytes, asyncio.Protocol]:
+        """See Exchange.switch_protocols."""
+        ...
+
+    def set_reading(self, exchange: Exchange, wanted: bool) -> None: ...
+
+    def tunnel_ended(self, exchange: Exchange, *, whole: bool) -> None: ...
+
 
 class Exchange:
     """One request and its answer."""
@@ -106,6 +124,7 @@ class Exchange:
         "account",
         "bytes_in",
         "bytes_out",
+        "close_code",
         "endpoint",
         "ends_with_connection",
         "error",
@@ -150,6 +169,8 @@ class Exchange:
         """Whether the answer's length was not known when it began."""
         self.ends_with_connection = False
         """Whether the end of the answer's body is that of the connection."""
+        self.close_code = 0
+        """How a WebSocket was closed; 0 when it was not, or was none."""
         self.started_at = 0.0
         self.first_byte_at = 0.0
         """Of the answer; 0 when it has none. Instants are those of the connection's clock."""
@@ -239,6 +260,10 @@ class Exchange:
         self._send(b"0\r\n\r\n" if self._chunks_out else b"")
         self._connection.answered(self)
 
+    def close_after(self) -> None:
+        """Let this be the connection's last exchange."""
+        self._connection.close_after()
+
     def abort(self) -> None:
         """Break off: the client must see that the answer is not whole."""
         self._connection.abort()
@@ -259,6 +284,30 @@ class Exchange:
     def set_deadline(self, deadline: float) -> None:
         """When the attached relay is to be told that its time is up."""
         self._connection.deadline = deadline
+
+    # -- another protocol -----------------------------------------------------------------------------------------
+
+    def switch_protocols(
+        self, headers: Headers, tunnel: Tunnel, receiver: asyncio.Protocol
+    ) -> tuple[asyncio.Transport, bytes, asyncio.Protocol]:
+        """Answer 101. From now on `receiver` gets what the client sends, and `tunnel` hears of the client.
+
+        Returns where to write to it, what it has sent already, and who is to hear of the connection what `receiver`
+        hears beside bytes. Raises ClientGone.
+        """
+        found = self._connection.switch_protocols(self, headers, tunnel, receiver)
+        self.response_started = True
+        self.status = 101
+        self.is_stream = True
+        return found
+
+    def set_reading(self, wanted: bool) -> None:
+        """Whether the tunnel takes more of what the client sends."""
+        self._connection.set_reading(self, wanted)
+
+    def end_tunnel(self, *, whole: bool) -> None:
+        """The tunnel has written all it had to. `whole` says whether it ended as its protocol wants."""
+        self._connection.tunnel_ended(self, whole=whole)
 
     def _start(self, status: int, headers: Headers) -> None:
         self.response_started = True

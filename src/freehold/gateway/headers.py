@@ -48,6 +48,20 @@ def agent_request(
         b"%b %b HTTP/1.1\r\nhost: 127.0.0.1:%d\r\n%b\r\n" % (method, target, port, framing),
         b"%b: %b\r\n%b: %b\r\n" % (SESSION_ID, session_id.encode(), REQUEST_ID, request_id.encode()),
     ]
+    if not add_passing(lines, received, rules=rules, allowlist=allowlist):
+        lines.append(b"content-type: application/json\r\n")
+    lines += [b"%b: %b\r\n" % header for header in trace.headers()]
+    if added:
+        lines += [b"%b: %b\r\n" % header for header in added]
+    lines.append(b"\r\n")
+    return b"".join(lines)
+
+
+def add_passing(lines: list[bytes], received: Headers, *, rules: Rules, allowlist: frozenset[bytes]) -> bool:
+    """Add to `lines` what reaches the agent of a request's headers; whether its content type does.
+
+    Raises ValidationFailed for an allowed header that is too long.
+    """
     also, prefixes, withheld = rules.request_headers, rules.request_prefixes, rules.withheld_headers
     has_type = False
     for name, value in received:
@@ -64,13 +78,7 @@ def agent_request(
         else:
             continue
         lines.append(b"%b: %b\r\n" % (name, value))
-    if not has_type:
-        lines.append(b"content-type: application/json\r\n")
-    lines += [b"%b: %b\r\n" % header for header in trace.headers()]
-    if added:
-        lines += [b"%b: %b\r\n" % header for header in added]
-    lines.append(b"\r\n")
-    return b"".join(lines)
+    return has_type
 
 
 def caller_headers(sent: Headers, *, rules: Rules, session_id: bytes, trace: Context | None) -> Headers:

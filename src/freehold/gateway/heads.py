@@ -164,18 +164,21 @@ def _tokens(value: bytes) -> set[bytes]:
     return {token.strip(_OWS) for token in value.lower().split(b",")}
 
 
-def parse_response(data: bytes, *, request_method: str) -> ResponseHead:
-    """Read a head, with its blank line. Raises BadResponse."""
+def parse_response(data: bytes, *, request_method: str, may_switch: bool = False) -> ResponseHead:
+    """Read a head, with its blank line; a 101 only when it `may_switch` protocols. Raises BadResponse."""
     first = _STATUS_LINE.match(data)
     if first is None:
         raise BadResponse("the first line is not the version, a status and a phrase")
     status = int(first[2])
-    if status == 101:
+    if status == 101 and (not may_switch or first[1] == b"0"):
         raise BadResponse("status 101, which nobody asked for")
     collector = _Collector()
     try:
         httptools.HttpResponseParser(collector).feed_data(data)
-    except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+    except httptools.HttpParserUpgrade:
+        if status != 101:
+            raise BadResponse("an upgrade without status 101") from None
+    except httptools.HttpParserError as error:
         raise BadResponse(str(error)) from None
     if len(collector.headers) > MAX_HEADERS:
         raise BadResponse("too many headers")

@@ -123,6 +123,7 @@ class Observer:
                 int((first_byte_at - exchange.started_at) * 1e6) / 1000 if first_byte_at else None,
                 "" if trace is None else trace.context.trace_id,
                 not whole,
+                exchange.close_code,
             ),
         )
 

@@ -54,6 +54,7 @@ class Upstream(asyncio.Protocol):
         self._head: heads.ResponseHead | None = None
         self._method = ""
         self._interim = 0
+        self._may_switch = False
         self._buffer = b""
         self._paused_by_transport = False
         self._why_closed = ""
@@ -72,13 +73,14 @@ class Upstream(asyncio.Protocol):
 
     # -- for those who use it -------------------------------------------------------------------------------------
 
-    def begin(self, sink: Sink, method: str) -> None:
-        """The next response is for `sink`."""
+    def begin(self, sink: Sink, method: str, *, may_switch: bool = False) -> None:
+        """The next response is for `sink`. With `may_switch` it may be a 101; then see `switch`."""
         assert self._sink is None
         self._sink = sink
         self._head = None
         self._interim = 0
         self._method = method
+        self._may_switch = may_switch
         self._written_before = self._written
 
     def write(self, data: bytes) -> None:
@@ -136,6 +138,21 @@ class Upstream(asyncio.Protocol):
         self._sink = None
         self._held = False
         self.abort()
+
+    def switch(self, receiver: asyncio.Protocol) -> tuple[asyncio.Transport, bytes]:
+        """After a 101: `receiver` gets what comes from now on, and gives what it hears of the connection's end to us.
+
+        Returns where to write, and what has come already.
+        """
+        self._sink = None
+        self._transport.set_protocol(receiver)
+        buffer, self._buffer = self._buffer, b""
+        return self._transport, buffer
+
+    @property
+    def why_closed(self) -> str:
+        """Why this side closed it; empty when the other did."""
+        return self._why_closed
 
     def was_request_undelivered(self) -> bool:
         """Whether the kernel knows that no byte of the last request reached the peer's. Only then may it be sent again.
@@ -230,8 +247,13 @@ class Upstream(asyncio.Protocol):
                     raise heads.BadResponse(f"the head is larger than {heads.MAX_HEAD_BYTES} bytes")
                 self._buffer = data
                 return b""
-            head = heads.parse_response(data[: end + 4], request_method=self._method)
+            head = heads.parse_response(data[: end + 4], request_method=self._method, may_switch=self._may_switch)
             data = data[end + 4 :]
+            if head.status == 101:
+                self._buffer = data
+                assert self._sink is not None
+                self._sink.response_head(head)
+                return b""
             if head.status >= 200:
                 break
             self._interim += 1

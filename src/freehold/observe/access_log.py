@@ -37,6 +37,7 @@ class Line(msgspec.Struct, omit_defaults=True):
     first_byte_ms: float | None = None
     trace_id: str = ""
     broken_off: bool = False
+    close_code: int = 0
     event: str = ""
     level: str = ""
     timestamp: str = ""

@@ -25,6 +25,7 @@ def _render(error: WireError, told: Told, _request_id: bytes | None) -> Answer:
 
 RULES: Final = Rules(
     target=b"/invocations",
+    web_socket_target=b"/ws",
     render=_render,
     failures={
         "UnauthorizedException": Told("UNAUTHORIZED", 401),

@@ -36,6 +36,8 @@ class Rules:
     """By the service's code, or by the `case` of a WireError that has one."""
     others: Told
     """Of failures that are not in `failures`."""
+    web_socket_target: bytes | None = None
+    """Where the agent takes WebSocket connections, if its protocol has them."""
     passes: frozenset[int] = frozenset()
     """Statuses of an agent's, beside every 2xx, that reach the caller with their bodies. Any other is its failure."""
     request_headers: frozenset[bytes] = frozenset()

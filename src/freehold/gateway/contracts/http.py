@@ -19,6 +19,7 @@ def _render(error: WireError, told: Told, _request_id: bytes | None) -> Answer:
 
 RULES: Final = Rules(
     target=b"/invocations",
+    web_socket_target=b"/ws",
     render=_render,
     failures={"UnauthorizedException": Told(json_rpc.UNAUTHORIZED, 401)}
     | {code: Told(None, status) for code, status in errors.STATUSES.items() if code != "UnauthorizedException"},

@@ -63,7 +63,9 @@ class FrameFollower:
         "_max_payload_bytes",
         "_next_at",
         "_pace_s",
+        "_stopped",
         "close_code",
+        "ending",
     )
 
     def __init__(
@@ -88,13 +90,21 @@ class FrameFollower:
         self._fragmented = False
         """Whether a message has begun whose last frame has not."""
         self._between_messages = True
+        self._stopped = False
         self.close_code: int | None = None
-        """Of the Close frame that has passed. Nothing passes after it."""
+        """Of the Close frame that has passed."""
+        self.ending = False
+        """Whether nothing more passes, or only the rest of the frame that is passing."""
 
     @property
     def at_boundary(self) -> bool:
         """Whether what has been let through ends where a frame ends: another may be put in there."""
         return not self._left
+
+    def stop(self) -> None:
+        """Let nothing pass after the frame that is passing."""
+        self._stopped = self.ending = True
+        self._between_messages = False
 
     def feed(self, data: bytes, now: float = 0.0) -> bytes:
         """Follow `data`, which came at `now` (seconds); what is to be let through. Raises BadFrame."""
@@ -119,10 +129,10 @@ class FrameFollower:
         try:
             return self._follow(data, now)
         finally:
-            self._between_messages = not (self._left or self._held or self._fragmented or self.close_code is not None)
+            self._between_messages = not (self._left or self._held or self._fragmented or self.ending)
 
     def _follow(self, data: bytes, now: float) -> bytes:
-        if self._held:
+        if self._held and not self._stopped:
             data = self._held + data
             self._held = b""
         position, end = 0, len(data)
@@ -132,7 +142,7 @@ class FrameFollower:
                 self._left -= taken
                 position += taken
                 continue
-            if self.close_code is not None:
+            if self.ending:
                 return data[:position]
             try:
                 begun = self._begin(data, position, end, now)
@@ -179,6 +189,7 @@ class FrameFollower:
         if opcode == CLOSE:
             payload = data[at : at + length]
             self.close_code = _close_code(_unmasked(payload, data[key_at:at]) if self._mask_bit else payload)
+            self.ending = True
         elif not is_control:
             self._fragmented = not data[start] & _FIN
         self._left = length
@@ -211,12 +222,12 @@ def _close_code(payload: bytes) -> int:
     except UnicodeDecodeError:
         raise BadFrame(INVALID_DATA, "a Close frame has a reason that is not UTF-8") from None
     code = int.from_bytes(payload[:2])
-    if len(payload) < 2 or not is_sendable(code):
+    if len(payload) < 2 or not _is_sendable(code):
         _refuse("a Close frame has a code that may not be sent")
     return code
 
 
-def is_sendable(code: int) -> bool:
+def _is_sendable(code: int) -> bool:
     """Whether a Close frame may have this code: registered ones, and those of libraries and applications."""
     return 3000 <= code <= 4999 or 1000 <= code <= 1003 or 1007 <= code <= 1014
 

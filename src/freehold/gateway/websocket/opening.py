@@ -1,0 +1,272 @@
+"""Opening a WebSocket: from a recognised call to a tunnel between the caller and the session's agent.
+
+Not for who calls (`callers`), for what heads must say (`handshake`), or for what follows (`tunnel`). Invariant: a
+caller is answered 101 only when the agent has accepted; until then it is answered as any other request is.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from freehold.control.protocol import Contract
+from freehold.domain.errors import AgentFailed, FreeholdError, NotFound, RetryableConflict, ValidationFailed
+from freehold.domain.sessions import SessionKey
+from freehold.gateway import headers
+from freehold.gateway.bounds import GatewayLimits
+from freehold.gateway.callers import Call, Callers
+from freehold.gateway.claims import Claims, LiveClaim
+from freehold.gateway.contracts.base import Rules
+from freehold.gateway.directory import Directory
+from freehold.gateway.errors import WireError, answered_error, envelope
+from freehold.gateway.exchange import ClientGone, Exchange, new_id
+from freehold.gateway.heads import RequestHead, ResponseHead
+from freehold.gateway.invoke import note, session_key
+from freehold.gateway.members import INVOKE
+from freehold.gateway.sweeper import Sweeper
+from freehold.gateway.targets import rules_of
+from freehold.gateway.upstream import Upstream
+from freehold.gateway.websocket import handshake
+from freehold.gateway.websocket.handshake import Opening, UpgradeRequired
+from freehold.gateway.websocket.tunnel import Tunnel
+from freehold.observe.tracing import Trace, Tracer
+
+_MAX_ATTEMPTS: Final = 3
+
+
+class WebSockets:
+    """Opens connections, and knows those that are stuck."""
+
+    def __init__(
+        self,
+        *,
+        callers: Callers,
+        directory: Directory,
+        claims: Claims,
+        sweeper: Sweeper,
+        limits: GatewayLimits,
+        tracer: Tracer,
+    ) -> None:
+        self._callers = callers
+        self._directory = directory
+        self._claims = claims
+        self._sweeper = sweeper
+        self._limits = limits
+        self._tracer = tracer
+        self._blocked: set[Tunnel] = set()
+        sweeper.every_tick(self._check_blocked)
+
+    async def handle(self, exchange: Exchange, runtime: bytes) -> None:
+        """Answer InvokeAgentRuntimeWithWebSocketStream; see exchange.Handler."""
+        head = exchange.head
+        # Who is refused may have sent frames already, which must not be read as requests.
+        exchange.close_after()
+        if head.method != "GET":
+            body = msgspec.json.encode({"message": "Method Not Allowed. Use GET."})
+            exchange.answer(405, [(b"content-type", b"application/json"), (b"allow", b"GET")], body)
+            return
+        try:
+            opening = handshake.read(head)
+        except UpgradeRequired as error:
+            _answer_upgrade_required(exchange, error)
+            return
+        _take_session_id(head, opening)
+        try:
+            call = await self._callers.recognise(exchange, INVOKE, runtime, max_body_bytes=0)
+        finally:
+            # Whatever its agent speaks, a handshake is answered in HTTP (spec section 1.7).
+            exchange.render_error = envelope
+        call.body.close()
+        exchange.trace = trace = self._tracer.begin(head.headers)
+        key = session_key(call, call.params.get("runtimeSessionId") or new_id())
+        note(exchange, call.target, key.session_id)
+        await self._open(exchange, call, key, opening, trace)
+
+    async def _open(self, exchange: Exchange, call: Call, key: SessionKey, opening: Opening, trace: Trace) -> None:
+        target = call.target
+        for _ in range(_MAX_ATTEMPTS):
+            try:
+                claim = await self._claims.join(key, target.route.version)
+            except NotFound:
+                raise target.named.not_found() from None
+            exchange.generation = claim.generation
+            try:
+                rules, contract = target.rules, target.contract
+                if claim.version != contract.version:
+                    contract = await self._directory.contract(key.account, key.runtime_id, claim.version)
+                    rules = rules_of(contract)
+                agent_key = handshake.new_key()
+                request_head = _agent_request(exchange, opening, rules, contract, key, agent_key, trace)
+                connection = await self._connection(claim)
+            except NotFound:
+                # Nothing has been sent: whoever joins now gets a new session.
+                self._claims.forget(claim)
+                self._claims.leave(claim)
+                continue
+            except BaseException:
+                self._claims.leave(claim)
+                raise
+            tunnel = Tunnel(
+                exchange,
+                connection,
+                claims=self._claims,
+                claim=claim,
+                sweeper=self._sweeper,
+                limits=self._limits,
+                blocked=self._blocked,
+            )
+            told = handshake.switching(opening)
+            told.append((headers.SESSION_ID, key.session_id.encode()))
+            told += trace.context.headers()
+            _Handshake(exchange, connection, claims=self._claims, claim=claim, tunnel=tunnel, told=told).begin(
+                request_head, agent_key, self._sweeper.clock() + self._limits.web_socket_handshake_timeout_s
+            )
+            return
+        raise RetryableConflict("Session operation in progress, please retry")
+
+    async def _connection(self, claim: LiveClaim) -> Upstream:
+        """One that no request has used: an agent is not about to close it."""
+        connection = await self._claims.connection(claim)
+        if connection.is_reused:
+            self._claims.keep(claim, connection)
+            connection = await self._claims.connection(claim, fresh=True)
+        return connection
+
+    def _check_blocked(self, _now: float) -> None:
+        for tunnel in list(self._blocked):
+            tunnel.check_blocked()
+
+
+class _Handshake:
+    """The agent is being asked. A Sink and a Relay."""
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        connection: Upstream,
+        *,
+        claims: Claims,
+        claim: LiveClaim,
+        tunnel: Tunnel,
+        told: headers.Headers,
+    ) -> None:
+        self._exchange = exchange
+        self._connection = connection
+        self._claims = claims
+        self._claim = claim
+        self._tunnel = tunnel
+        self._told = told
+        self._key = b""
+        self._ended = False
+
+    def begin(self, request_head: bytes, key: bytes, deadline: float) -> None:
+        """Send the request. Raises ClientGone."""
+        self._key = key
+        try:
+            self._exchange.attach(self)
+        except ClientGone:
+            self._end()
+            raise
+        self._exchange.set_deadline(deadline)
+        self._connection.begin(self, "GET", may_switch=True)
+        self._connection.write(request_head)
+
+    # -- Sink: the agent's side -----------------------------------------------------------------------------------
+
+    def response_head(self, head: ResponseHead) -> None:
+        if head.status != 101:
+            if head.status >= 300:
+                self._fail(answered_error(head.status))
+            else:
+                self._fail(AgentFailed(f"The runtime answered ({head.status}) and did not open the WebSocket."))
+            return
+        problem = handshake.check_accepted(head, self._key)
+        if problem is not None:
+            self._fail(AgentFailed(f"The runtime did not open the WebSocket as it must: {problem}."))
+            return
+        self._ended = True
+        try:
+            self._tunnel.begin(self._told)
+        except ClientGone:
+            self._end()
+
+    def response_body(self, raw: bytes) -> None:
+        """Of an answer that was not wanted."""
+
+    def response_end(self) -> None:
+        """Of an answer that was not wanted."""
+
+    def response_failed(self, why: str) -> None:
+        why = self._claim.ended or why
+        self._fail(AgentFailed(f"The runtime broke off before it had answered: {why}."))
+
+    def upstream_writable(self) -> None:
+        """All there is to be written is the head."""
+
+    # -- Relay: the caller's side ---------------------------------------------------------------------------------
+
+    def client_gone(self) -> None:
+        if not self._ended:
+            self._end()
+
+    def client_writable(self, writable: bool) -> None:
+        """Nothing is sent yet."""
+
+    def deadline_passed(self) -> None:
+        self._fail(AgentFailed("The runtime did not answer the WebSocket's handshake in time."))
+
+    def _fail(self, error: FreeholdError) -> None:
+        if not self._ended:
+            self._end()
+            self._exchange.answer_error(error)
+
+    def _end(self) -> None:
+        self._ended = True
+        self._connection.leave()
+        self._claims.leave(self._claim)
+
+
+def _answer_upgrade_required(exchange: Exchange, error: UpgradeRequired) -> None:
+    answer = envelope(WireError("ValidationException", 426, error.message))
+    told = [*answer.headers, (b"upgrade", b"websocket"), (b"sec-websocket-version", handshake.VERSION)]
+    exchange.answer(426, told, answer.body)
+
+
+def _take_session_id(head: RequestHead, opening: Opening) -> None:
+    """Have the session's id, wherever it was given, where the operation's parameters are read from."""
+    if opening.session_id is None:
+        return
+    for name, value in head.headers:
+        if name == headers.SESSION_ID:
+            if value != opening.session_id:
+                raise ValidationFailed("The session's id is given in the query and in a header, and not the same")
+            return
+    head.headers = [*head.headers, (headers.SESSION_ID, opening.session_id)]
+
+
+def _agent_request(
+    exchange: Exchange,
+    opening: Opening,
+    rules: Rules,
+    contract: Contract,
+    key: SessionKey,
+    agent_key: bytes,
+    trace: Trace,
+) -> bytes:
+    """The head of the handshake with the agent. Raises ValidationFailed when there is none in its protocol."""
+    if rules.web_socket_target is None:
+        raise ValidationFailed(f"Agents that speak {contract.protocol} take no WebSocket connections")
+    passing = headers.to_agent(
+        exchange.head.headers,
+        also=rules.request_headers,
+        allowlist=frozenset(allowed.encode() for allowed in contract.header_allowlist),
+    )
+    told = [
+        (headers.SESSION_ID, key.session_id.encode()),
+        (headers.REQUEST_ID, exchange.request_id.encode()),
+        *passing,
+        *opening.custom,
+        *trace.context.headers(),
+    ]
+    return handshake.request(rules.web_socket_target, opening, port=contract.port, key=agent_key, told=told)
