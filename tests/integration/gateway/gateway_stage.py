@@ -99,6 +99,8 @@ class FakeWarden:
         self.claims: list[SessionKey] = []
         self.dials = 0
         self.released: list[warden_protocol.Release] = []
+        self.held: set[int] = set()
+        """Generations that are claimed."""
         self.stopped: list[SessionKey] = []
         self.faults: list[errors.FreeholdError] = []
         """Raised by the next claims, one each."""
@@ -130,6 +132,7 @@ class FakeWarden:
                     self._generations += 1
                     self.sessions[body.key] = self._generations
                 made = [await self._connect() for _ in range(body.sockets)]
+                self.held.add(self.sessions[body.key])
                 told = warden_protocol.Claimed(
                     self.sessions[body.key], self.version or body.version, started, self.bound.get(body.key)
                 )
@@ -148,6 +151,7 @@ class FakeWarden:
                 return warden_protocol.Dialed(), [await self._connect() for _ in range(body.sockets)]
             case warden_protocol.Release():
                 self.released.append(body)
+                self.held.discard(body.generation)
                 return None
             case warden_protocol.StopSession():
                 generation = self.sessions.pop(body.key, None)

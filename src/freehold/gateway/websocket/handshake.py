@@ -28,7 +28,7 @@ BEARER_SUBPROTOCOL: Final = b"base64UrlBearerAuthorization"
 VERSION: Final = b"13"
 _CUSTOM: Final = b"x-amzn-bedrock-agentcore-runtime-custom-"
 _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
-_CUSTOM_NAME: Final = re.compile(rb"[A-Za-z0-9_-]{1,256}")
+_CUSTOM_NAME: Final = re.compile(re.escape(_CUSTOM) + rb"[a-z0-9_-]{1,200}")
 _VALUE: Final = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
 _OWS: Final = b" \t"
 _OURS: Final = frozenset({b"qualifier", b"accountid"})
@@ -108,7 +108,7 @@ def _read_query(head: RequestHead) -> tuple[bytes | None, Headers, bytes]:
 def _custom_value(name: bytes, value: bytes) -> bytes:
     value = value.strip(_OWS)
     if not _CUSTOM_NAME.fullmatch(name):
-        raise _bad_parameter(name, "Its name must be one of a header: letters, digits, - and _")
+        raise _bad_parameter(_CUSTOM, "After this, a name must have 1 to 200 letters, digits, - and _")
     if not _VALUE.fullmatch(value):
         raise _bad_parameter(name, "Its value must be one that a header can have")
     if len(value) > ALLOWED_HEADER_VALUE_BYTES:
@@ -117,7 +117,7 @@ def _custom_value(name: bytes, value: bytes) -> bytes:
 
 
 def _bad_parameter(name: bytes, problem: str) -> ValidationFailed:
-    told = name[:256].decode("ascii", "replace")
+    told = name.decode("ascii")
     return ValidationFailed(
         f"1 validation error detected: Value at '{told}' failed to satisfy constraint: {problem}",
         fields=(FieldProblem(told, problem),),
