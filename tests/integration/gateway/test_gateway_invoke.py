@@ -739,7 +739,6 @@ def test_a_stop_names_its_session(stage: Stage) -> None:
     [
         ("POST", f"/runtimes/{QUOTED_ARN}/commands"),
         ("GET", f"/runtimes/{QUOTED_ARN}/invocations/.well-known/agent-card.json"),
-        ("GET", f"/runtimes/{QUOTED_ARN}/ws"),
         ("POST", "/identities/GetWorkloadAccessToken"),
     ],
 )
