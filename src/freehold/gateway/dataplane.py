@@ -24,14 +24,13 @@ from freehold.gateway.directory import Directory
 from freehold.gateway.errors import UnknownOperation
 from freehold.gateway.exchange import Exchange
 from freehold.gateway.invoke import Invocations, note, session_key
-from freehold.gateway.members import INVOKE, STOP
+from freehold.gateway.members import INVOKE, STOP, WEB_SOCKET
 from freehold.gateway.sweeper import Sweeper
 from freehold.gateway.targets import Targets
 from freehold.gateway.websocket.opening import WebSockets
 from freehold.observe.tracing import Tracer
 
 PREFIX: Final = b"/runtimes/"
-WEB_SOCKET: Final = "InvokeAgentRuntimeWithWebSocketStream"
 _OPERATIONS: Final[dict[bytes, str]] = {
     b"invocations": INVOKE,
     b"invocations/": INVOKE,

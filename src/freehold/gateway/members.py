@@ -21,6 +21,7 @@ from freehold.gateway.heads import Headers
 
 INVOKE: Final = "InvokeAgentRuntime"
 STOP: Final = "StopRuntimeSession"
+WEB_SOCKET: Final = "InvokeAgentRuntimeWithWebSocketStream"
 MAX_ECHOED: Final = 512
 """Of a runtime's name that is not known to be one."""
 _MAX_KNOWN: Final = 1024
@@ -36,6 +37,8 @@ class Members:
         try:
             self._service = Service.from_data(data_plane)
             inputs = {name: self._service.operations[name] for name in (INVOKE, STOP)}
+            # The model has no WebSocket: it names runtime, endpoint and session as an invocation does.
+            inputs[WEB_SOCKET] = inputs[INVOKE]
         except (msgspec.ValidationError, KeyError) as error:
             raise Unavailable(f"control's service model can't be used: {error}") from error
         self._operations: Final = inputs

@@ -9,7 +9,6 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
 import websockets.sync.client
@@ -517,31 +516,48 @@ def test_a_connection_ends_when_it_was_open_for_as_long_as_it_may(stages: Callab
 def test_a_frame_of_the_agent_that_is_under_way_is_finished_before_the_connection_is_closed(
     stages: Callable[..., Stage],
 ) -> None:
-    stage = stages(web_socket_timeout_s=0.3)
-    closed = threading.Event()
+    stage = stages()
+    go_on = threading.Event()
+    whole = Frame(Opcode.BINARY, b"x" * 1000).serialize(mask=False)
 
     async def slow(side: AgentSide) -> None:
-        whole = Frame(Opcode.BINARY, b"x" * 1000).serialize(mask=False)
         await side.send(whole[:500])
-        await asyncio.to_thread(closed.wait, 10)
+        await asyncio.to_thread(go_on.wait, 10)
         await side.send(whole[500:] + whole)
         await side.ended()
 
     stage.agent = accepting(slow)
     with Client(stage) as client:
-        tunnels = eventually(lambda: [c for c in open_tunnels(stage) if c._last_words is not None])
-        assert len(tunnels) == 1
-        closed.set()
-        assert len(client.frame().data) == 1000
-        assert client.closed()[0] == 1008
+        assert client.exactly(500) == whole[:500]
+        stage.ask_to_stop()
+        eventually(lambda: not_listening(stage))
+        client.send(text(b"nobody reads this any more"))
+        go_on.set()
+        assert client.exactly(len(whole) - 500) == whole[500:]
+        assert client.closed() == (1001, "the server is restarting")
+    stage.stop()
 
 
-def open_tunnels(stage: Stage) -> list[Any]:
-    import gc
+def test_a_frame_that_does_not_end_does_not_keep_a_connection(stages: Callable[..., Stage]) -> None:
+    stage = stages(web_socket_timeout_s=0.1, web_socket_close_timeout_s=0.1)
 
-    from freehold.gateway.websocket.tunnel import Tunnel
+    async def stuck(side: AgentSide) -> None:
+        await side.send(Frame(Opcode.BINARY, b"x" * 1000).serialize(mask=False)[:500])
+        await side.ended()
 
-    return [found for found in gc.get_objects() if isinstance(found, Tunnel) and not found._ended]
+    stage.agent = accepting(stuck)
+    with Client(stage) as client:
+        client.exactly(500)
+        assert read_all(client.sock) == b"", "broken off: half a frame is not ended with a Close frame"
+    eventually(lambda: stage.warden.released)
+
+
+def not_listening(stage: Stage) -> bool:
+    try:
+        stage.connect().close()
+    except ConnectionRefusedError:
+        return True
+    return False
 
 
 # -- ends -----------------------------------------------------------------------------------------------------------

@@ -78,11 +78,11 @@ class Client:
 
     def frame(self) -> Frame:
         """The next frame."""
-        first, second = self._exactly(2)
+        first, second = self.exactly(2)
         length = second
         if second > 125:
-            length = int.from_bytes(self._exactly(2 if second == 126 else 8))
-        return Frame(Opcode(first & 0xF), self._exactly(length), bool(first & 0x80))
+            length = int.from_bytes(self.exactly(2 if second == 126 else 8))
+        return Frame(Opcode(first & 0xF), self.exactly(length), bool(first & 0x80))
 
     def said(self, payload: bytes) -> bytes:
         """What comes back for a text message."""
@@ -97,7 +97,8 @@ class Client:
         assert self.sock.recv(1) == b"", "nothing comes after a Close frame but the end"
         return close.code, close.reason
 
-    def _exactly(self, count: int) -> bytes:
+    def exactly(self, count: int) -> bytes:
+        """So many bytes. Raises ConnectionError when the connection ends before."""
         data = b""
         while len(data) < count:
             part = self.sock.recv(count - len(data))

@@ -175,17 +175,14 @@ def new_key() -> bytes:
     return base64.b64encode(os.urandom(16))
 
 
-def request(target: bytes, opening: Opening, *, port: int, key: bytes, told: Headers) -> bytes:
-    """The head of the request to an agent, with the headers `told`."""
+def request_lines(target: bytes, opening: Opening, *, port: int, key: bytes) -> list[bytes]:
+    """How the request to an agent begins."""
     if opening.agent_query:
         target += b"?" + opening.agent_query
-    lines = [
+    return [
         b"GET %b HTTP/1.1\r\nhost: 127.0.0.1:%d\r\nupgrade: websocket\r\nconnection: Upgrade\r\n" % (target, port),
         b"sec-websocket-version: %b\r\nsec-websocket-key: %b\r\n" % (VERSION, key),
-        *[b"%b: %b\r\n" % header for header in told],
-        b"\r\n",
     ]
-    return b"".join(lines)
 
 
 def check_accepted(head: ResponseHead, key: bytes) -> str | None:

@@ -23,7 +23,7 @@ from freehold.gateway.errors import WireError, answered_error, envelope
 from freehold.gateway.exchange import ClientGone, Exchange, new_id
 from freehold.gateway.heads import RequestHead, ResponseHead
 from freehold.gateway.invoke import note, session_key
-from freehold.gateway.members import INVOKE
+from freehold.gateway.members import WEB_SOCKET
 from freehold.gateway.sweeper import Sweeper
 from freehold.gateway.targets import rules_of
 from freehold.gateway.upstream import Upstream
@@ -72,11 +72,7 @@ class WebSockets:
             _answer_upgrade_required(exchange, error)
             return
         _take_session_id(head, opening)
-        try:
-            call = await self._callers.recognise(exchange, INVOKE, runtime, max_body_bytes=0)
-        finally:
-            # Whatever its agent speaks, a handshake is answered in HTTP (spec section 1.7).
-            exchange.render_error = envelope
+        call = await self._callers.recognise(exchange, WEB_SOCKET, runtime, max_body_bytes=0)
         call.body.close()
         exchange.trace = trace = self._tracer.begin(head.headers)
         key = session_key(call, call.params.get("runtimeSessionId") or new_id())
@@ -254,19 +250,18 @@ def _agent_request(
     agent_key: bytes,
     trace: Trace,
 ) -> bytes:
-    """The head of the handshake with the agent. Raises ValidationFailed when there is none in its protocol."""
+    """The head of the handshake with the agent. Raises ValidationFailed when its protocol has none."""
     if rules.web_socket_target is None:
         raise ValidationFailed(f"Agents that speak {contract.protocol} take no WebSocket connections")
-    passing = headers.to_agent(
-        exchange.head.headers,
-        also=rules.request_headers,
-        allowlist=frozenset(allowed.encode() for allowed in contract.header_allowlist),
-    )
+    lines = handshake.request_lines(rules.web_socket_target, opening, port=contract.port, key=agent_key)
     told = [
         (headers.SESSION_ID, key.session_id.encode()),
         (headers.REQUEST_ID, exchange.request_id.encode()),
-        *passing,
         *opening.custom,
         *trace.context.headers(),
     ]
-    return handshake.request(rules.web_socket_target, opening, port=contract.port, key=agent_key, told=told)
+    lines += [b"%b: %b\r\n" % header for header in told]
+    allowlist = frozenset(allowed.encode() for allowed in contract.header_allowlist)
+    headers.add_passing(lines, exchange.head.headers, rules=rules, allowlist=allowlist)
+    lines.append(b"\r\n")
+    return b"".join(lines)
