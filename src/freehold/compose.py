@@ -37,7 +37,7 @@ LAUNCH_TIMEOUT_S = 120.0
 DATA_PLANE = "bedrock-agentcore"
 OTLP_PORT = 4318
 """Of the OTLP receiver that agents find on their own loopback."""
-DATA_PLANE_OPERATIONS = ("InvokeAgentRuntime", "StopRuntimeSession")
+DATA_PLANE_OPERATIONS = ("InvokeAgentRuntime", "StopRuntimeSession", "GetAgentCard")
 
 C = TypeVar("C", WardenConfig, ControlConfig, GatewayConfig)
 
@@ -259,6 +259,7 @@ async def run_gateway(config: GatewayConfig, life: Life) -> None:
         control_path=str(layout.control_socket),
         region=config.common.region,
         worker=config.worker,
+        public_url=config.common.url,
         watch=Watch(access_log if config.access_log else None, config.trace_sample_ratio),
     )
     await worker.run(life.stop, life.ready)

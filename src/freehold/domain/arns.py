@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from urllib.parse import quote
+
+from freehold.domain.runtimes import DEFAULT_ENDPOINT
 
 RUNTIME_ID = re.compile(r"[a-zA-Z][a-zA-Z0-9_]{0,99}-[a-zA-Z0-9]{10}")
 _ACCOUNT = re.compile(r"[0-9]{12}")
@@ -28,6 +31,14 @@ class AgentRuntimeArn:
     def endpoint(self, name: str) -> str:
         """The ARN of one of the runtime's endpoints."""
         return f"{self}/runtime-endpoint/{name}"
+
+    def url(self, public_url: str, endpoint: str) -> str:
+        """Where InvokeAgentRuntime is called for `endpoint`, on a server whose callers reach it at `public_url`.
+
+        The base address of an A2A agent. Names the endpoint only if it isn't the default one, as the service does.
+        """
+        base = f"{public_url}/runtimes/{quote(str(self), safe='')}/invocations/"
+        return base if endpoint == DEFAULT_ENDPOINT else f"{base}?qualifier={quote(endpoint, safe='')}"
 
 
 def parse_runtime(text: str) -> AgentRuntimeArn | None:

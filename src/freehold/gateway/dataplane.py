@@ -13,18 +13,20 @@ from typing import Any, Final
 
 import msgspec
 
-from freehold.domain.errors import NotFound
+from freehold.domain.errors import NotFound, SessionEnded
 from freehold.gateway import headers
 from freehold.gateway.bearers import Bearers
 from freehold.gateway.bodies import document_of
 from freehold.gateway.bounds import GatewayLimits
 from freehold.gateway.callers import Call, Callers
+from freehold.gateway.cards import Cards
 from freehold.gateway.claims import Claims
+from freehold.gateway.contracts import mcp
 from freehold.gateway.directory import Directory
 from freehold.gateway.errors import UnknownOperation
 from freehold.gateway.exchange import Exchange
 from freehold.gateway.invoke import Invocations, note, session_key
-from freehold.gateway.members import INVOKE, STOP, WEB_SOCKET
+from freehold.gateway.members import CARD, INVOKE, STOP, WEB_SOCKET
 from freehold.gateway.sweeper import Sweeper
 from freehold.gateway.targets import Targets
 from freehold.gateway.websocket.opening import WebSockets
@@ -37,7 +39,8 @@ _OPERATIONS: Final[dict[bytes, str]] = {
     b"stopruntimesession": STOP,
     b"stopruntimesession/": STOP,
     b"commands": "InvokeAgentRuntimeCommand",
-    b"invocations/.well-known/agent-card.json": "GetAgentCard",
+    b"invocations/.well-known/agent-card.json": CARD,
+    b"invocations/.well-known/agent.json": CARD,
     b"invocations/.well-known/oauth-protected-resource": "GetRuntimeProtectedResourceMetadata",
     b"ws": WEB_SOCKET,
     b"ws/shells": "InvokeAgentRuntimeCommandShell",
@@ -45,6 +48,7 @@ _OPERATIONS: Final[dict[bytes, str]] = {
 """What follows the runtime in a path of the data plane. Source: spec section 0."""
 _PLAIN_ARN: Final = re.compile(rb"([^/]+(?::|%3[Aa])runtime/[^/]+)/(ws|ws/shells)")
 """AWS's samples for browsers open WebSockets by ARNs that are not percent-encoded (spec section 0)."""
+_METHODS: Final = {INVOKE: "POST", STOP: "POST", CARD: "GET"}
 _IDENTITY_PREFIX: Final = b"/identities/"
 _IDENTITIES: Final = frozenset(
     {b"GetWorkloadAccessToken", b"GetWorkloadAccessTokenForJWT", b"GetWorkloadAccessTokenForUserId"}
@@ -76,6 +80,7 @@ class DataPlane:
         sweeper: Sweeper,
         limits: GatewayLimits,
         region: str,
+        public_url: str,
         now: Callable[[], datetime],
         tracer: Tracer,
     ) -> None:
@@ -90,19 +95,32 @@ class DataPlane:
         self._web_sockets = WebSockets(
             callers=self._callers, directory=directory, claims=claims, sweeper=sweeper, limits=limits, tracer=tracer
         )
+        self._cards = Cards(
+            callers=self._callers,
+            directory=directory,
+            claims=claims,
+            limits=limits,
+            tracer=tracer,
+            region=region,
+            public_url=public_url,
+        )
 
     async def handle(self, exchange: Exchange, operation: str, runtime: bytes) -> None:
         """Answer a request for `operation`; see exchange.Handler."""
         exchange.operation = operation
-        if operation in (INVOKE, STOP) and exchange.head.method != "POST":
-            body = msgspec.json.encode({"message": "Method Not Allowed. Use POST."})
-            exchange.answer(405, [(b"content-type", b"application/json"), (b"allow", b"POST")], body)
+        method = _METHODS.get(operation)
+        if operation == INVOKE and exchange.head.method == "DELETE" and mcp.names_session(exchange.head.headers):
+            await self._terminate(exchange, runtime)
+        elif method is not None and exchange.head.method != method:
+            _answer_wrong_method(exchange, method)
         elif operation == INVOKE:
             await self._invocations.handle(exchange, runtime)
         elif operation == WEB_SOCKET:
             await self._web_sockets.handle(exchange, runtime)
         elif operation == STOP:
             await self._stop(exchange, runtime)
+        elif operation == CARD:
+            await self._cards.handle(exchange, runtime)
         else:
             await self._callers.authenticate(exchange)
             raise UnknownOperation(f"Freehold does not have the operation {operation} yet")
@@ -119,6 +137,22 @@ class DataPlane:
         told = [(b"content-type", b"application/json"), (headers.SESSION_ID, session_id.encode())]
         exchange.answer(200, told, b"{}")
 
+    async def _terminate(self, exchange: Exchange, runtime: bytes) -> None:
+        """An MCP client ends its session: what StopRuntimeSession does, in the protocol's own words."""
+        bound = self._limits.max_small_body_bytes
+        call = await self._callers.recognise(exchange, INVOKE, runtime, max_body_bytes=bound)
+        call.body.close()
+        if not call.target.rules.has_sessions:
+            _answer_wrong_method(exchange, "POST")
+            return
+        session_id: str = call.params["mcpSessionId"]
+        note(exchange, call.target, session_id)
+        try:
+            await self._claims.stop(session_key(call, session_id))
+        except NotFound:
+            raise SessionEnded(f"The session '{session_id}' has ended") from None
+        exchange.answer(200, [], b"")
+
     async def _with_document(self, exchange: Exchange, call: Call, operation: str, runtime: bytes) -> dict[str, Any]:
         """The operation's parameters, also those in the body."""
         try:
@@ -127,3 +161,8 @@ class DataPlane:
             call.body.close()
         head = exchange.head
         return self._directory.members.read(operation, runtime, head.raw_query, head.headers, document)
+
+
+def _answer_wrong_method(exchange: Exchange, method: str) -> None:
+    body = msgspec.json.encode({"message": f"Method Not Allowed. Use {method}."})
+    exchange.answer(405, [(b"content-type", b"application/json"), (b"allow", method.encode())], body)

@@ -22,6 +22,7 @@ from freehold.gateway.heads import Headers
 INVOKE: Final = "InvokeAgentRuntime"
 STOP: Final = "StopRuntimeSession"
 WEB_SOCKET: Final = "InvokeAgentRuntimeWithWebSocketStream"
+CARD: Final = "GetAgentCard"
 MAX_ECHOED: Final = 512
 """Of a runtime's name that is not known to be one."""
 _MAX_KNOWN: Final = 1024
@@ -36,7 +37,7 @@ class Members:
         """From what `aws.model.Service.to_data` wrote. Raises Unavailable when that is of no use."""
         try:
             self._service = Service.from_data(data_plane)
-            inputs = {name: self._service.operations[name] for name in (INVOKE, STOP)}
+            inputs = {name: self._service.operations[name] for name in (INVOKE, STOP, CARD)}
             # The model has no WebSocket: it names runtime, endpoint and session as an invocation does.
             inputs[WEB_SOCKET] = inputs[INVOKE]
         except (msgspec.ValidationError, KeyError) as error:

@@ -97,8 +97,8 @@ class Worker:
     """Serves `listener` (bound, listening, shared with other workers) until told to stop.
 
     `warden_path`, `feed_path` and `control_path` are the Unix sockets of the warden, of control's feed, and of
-    control's HTTP server. `now` is the time of day by which signatures are judged; `clock` counts seconds for
-    everything else.
+    control's HTTP server. `public_url` is where callers reach all workers: scheme and authority. `now` is the time of
+    day by which signatures are judged; `clock` counts seconds for everything else.
     """
 
     def __init__(
@@ -110,6 +110,7 @@ class Worker:
         control_path: str,
         region: str,
         worker: int,
+        public_url: str = "",
         watch: Watch | None = None,
         now: Callable[[], datetime] = _utc_now,
         limits: GatewayLimits | None = None,
@@ -121,6 +122,7 @@ class Worker:
         self._control_path = control_path
         self._region = region
         self._worker = worker
+        self._public_url = public_url
         self._watch = watch or Watch()
         self._now = now
         self._limits = limits or GatewayLimits()
@@ -156,6 +158,7 @@ class Worker:
                 sweeper=sweeper,
                 limits=limits,
                 region=self._region,
+                public_url=self._public_url,
                 now=self._now,
             )
             forwarder = ControlForwarder(self._control_path, sweeper, limits)

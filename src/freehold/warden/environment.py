@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Final
-from urllib.parse import quote
 
 from freehold.domain.arns import AgentRuntimeArn
 from freehold.domain.launch import LaunchSpec
@@ -31,7 +30,7 @@ def agent_environment(
         "AWS_DEFAULT_REGION": launch.region,
         # The SDK's servers bind 0.0.0.0 only when they believe to be in a container.
         "DOCKER_CONTAINER": "1",
-        "AGENTCORE_RUNTIME_URL": f"{public_url}/runtimes/{quote(str(arn), safe='')}/invocations/",
+        "AGENTCORE_RUNTIME_URL": arn.url(public_url, endpoint),
     }
     return platform | _telemetry(launch, endpoint, str(arn), otlp_endpoint) | launch.environment
 

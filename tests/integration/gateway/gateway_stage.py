@@ -40,13 +40,14 @@ RUNTIME_ID = "agent-0123456789"
 ARN = f"arn:aws:bedrock-agentcore:{REGION}:{ACCOUNT}:runtime/{RUNTIME_ID}"
 QUOTED_ARN = ARN.replace(":", "%3A").replace("/", "%2F")
 INVOCATIONS = f"/runtimes/{QUOTED_ARN}/invocations"
+PUBLIC_URL = "https://agents.example"
 STOP = f"/runtimes/{QUOTED_ARN}/stopruntimesession"
 SESSION = "s" * 40
 SESSION_HEADER = "X-Amzn-Bedrock-AgentCore-Runtime-Session-Id"
 KEY = AccessKey("AKIAFHAAAAAAAAAAAAAA", ACCOUNT, "s" * 40)
 OTHER_KEY = AccessKey("AKIAFHBBBBBBBBBBBBBB", OTHER_ACCOUNT, "t" * 40)
 DEADLINE_S = 15.0
-DATA_PLANE = model.load("bedrock-agentcore", ["InvokeAgentRuntime", "StopRuntimeSession"]).to_data()
+DATA_PLANE = model.load("bedrock-agentcore", ["InvokeAgentRuntime", "StopRuntimeSession", "GetAgentCard"]).to_data()
 
 Agent = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -259,6 +260,7 @@ class Stage:
             control_path=str(self.directory / "control.sock"),
             region=REGION,
             worker=0,
+            public_url=PUBLIC_URL,
             limits=self.limits,
         )
         try:

@@ -738,7 +738,6 @@ def test_a_stop_names_its_session(stage: Stage) -> None:
     ("method", "path"),
     [
         ("POST", f"/runtimes/{QUOTED_ARN}/commands"),
-        ("GET", f"/runtimes/{QUOTED_ARN}/invocations/.well-known/agent-card.json"),
         ("POST", "/identities/GetWorkloadAccessToken"),
     ],
 )

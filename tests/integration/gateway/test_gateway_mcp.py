@@ -423,6 +423,39 @@ def test_several_requests_of_a_session_are_at_its_server_at_once(mcp: Stage) -> 
             assert read_response(sock)[0] == 200
 
 
+def delete(stage: Stage, session: str | None, path: str = INVOCATIONS) -> Told:
+    headers = {"Accept": BOTH} | ({} if session is None else {"Mcp-Session-Id": session})
+    with stage.connect() as sock:
+        sock.sendall(signed(path, b"", method="DELETE", headers=headers, session=None))
+        return Told(*read_response(sock))
+
+
+def test_a_client_ends_its_session_by_delete(mcp: Stage) -> None:
+    mcp.agent = Server(stateful=True)
+    opened = send(mcp, message("initialize"))
+    ended = delete(mcp, opened.session)
+    assert (ended.status, ended.body) == (200, b"")
+    assert [key.session_id for key in mcp.warden.stopped] == [opened.session]
+    assert send(mcp, message("tools/list"), opened.session).status == 404
+    again = delete(mcp, opened.session)
+    assert (again.status, again.error["code"]) == (404, -32004)
+
+
+def test_delete_without_a_session_or_of_another_protocol_is_not_there(mcp: Stage) -> None:
+    assert (delete(mcp, None).status, delete(mcp, None).headers["allow"]) == (405, "POST")
+    mcp.contract(1, ServerProtocol.HTTP)
+    mcp.changed(runtime_ids=[RUNTIME_ID])
+    assert delete(mcp, SESSION).status == 405
+    assert mcp.warden.stopped == []
+
+
+def test_a_stranger_ends_nothing(mcp: Stage) -> None:
+    answer = mcp.exchange(
+        f"DELETE {INVOCATIONS} HTTP/1.1\r\nHost: a\r\nMcp-Session-Id: {SESSION}\r\nConnection: close\r\n\r\n".encode()
+    )
+    assert answer.startswith(b"HTTP/1.1 403 ")
+
+
 # -- bodies that stream ---------------------------------------------------------------------------------------------
 
 

@@ -23,13 +23,13 @@ from freehold.gateway.bounds import GatewayLimits
 from freehold.gateway.claims import LiveClaim
 from freehold.gateway.exchange import ClientGone
 from freehold.gateway.heads import ResponseHead
-from freehold.gateway.members import INVOKE, STOP, Members
+from freehold.gateway.members import CARD, INVOKE, STOP, Members
 from freehold.gateway.relay import AgentRelay
 from freehold.gateway.spool import Budget, Spool
 from freehold.gateway.sweeper import Sweeper
 from freehold.gateway.upstream import Upstream, attach
 
-SERVICE = model.load("bedrock-agentcore", [INVOKE, STOP])
+SERVICE = model.load("bedrock-agentcore", [INVOKE, STOP, CARD])
 MEMBERS = Members(SERVICE.to_data())
 ARN = b"arn%3Aaws%3Abedrock-agentcore%3Aeu-central-1%3A111122223333%3Aruntime%2Fagent-0123456789"
 SESSION = (headers.SESSION_ID, b"s" * 40)

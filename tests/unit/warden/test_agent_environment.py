@@ -1,4 +1,4 @@
-"""What an agent is told of telemetry in its environment."""
+"""What an agent is told in its environment: of itself, and of telemetry."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from freehold.warden.environment import agent_environment
 RECEIVER = "http://127.0.0.1:4318"
 
 
-def environment(code_dir: Path, otlp_endpoint: str | None = RECEIVER, **own: str) -> dict[str, str]:
+def environment(
+    code_dir: Path, otlp_endpoint: str | None = RECEIVER, endpoint: str = "prod", **own: str
+) -> dict[str, str]:
     launch = LaunchSpec(
         "111122223333",
         "eu-central-1",
@@ -28,7 +30,7 @@ def environment(code_dir: Path, otlp_endpoint: str | None = RECEIVER, **own: str
         28800,
         own,
     )
-    return agent_environment(launch, endpoint="prod", public_url="http://here", otlp_endpoint=otlp_endpoint)
+    return agent_environment(launch, endpoint=endpoint, public_url="http://here", otlp_endpoint=otlp_endpoint)
 
 
 @pytest.fixture
@@ -45,6 +47,13 @@ def test_the_resource_names_the_endpoint_as_the_service_does(tmp_path: Path) -> 
     assert resource["cloud.resource_id"] == f"{arn}/runtime-endpoint/prod:prod"
     assert resource["cloud.resource_id"].split("/runtime-endpoint/")[0] == arn
     assert resource["aws.log.group.names"] == "/aws/bedrock-agentcore/runtimes/agent-0123456789-prod"
+
+
+def test_an_agent_knows_by_which_url_its_callers_reach_its_endpoint(tmp_path: Path) -> None:
+    arn = "arn%3Aaws%3Abedrock-agentcore%3Aeu-central-1%3A111122223333%3Aruntime%2Fagent-0123456789"
+    url = f"http://here/runtimes/{arn}/invocations/"
+    assert environment(tmp_path)["AGENTCORE_RUNTIME_URL"] == f"{url}?qualifier=prod"
+    assert environment(tmp_path, endpoint="DEFAULT")["AGENTCORE_RUNTIME_URL"] == url
 
 
 def test_without_a_receiver_nothing_is_exported(tmp_path: Path) -> None:

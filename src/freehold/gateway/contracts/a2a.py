@@ -5,7 +5,9 @@ Failures are JSON-RPC errors with real statuses; a caller that may not is told s
 
 from __future__ import annotations
 
-from typing import Final
+from ipaddress import ip_address
+from typing import Any, Final, cast
+from urllib.parse import urlsplit
 
 from freehold.gateway import errors
 from freehold.gateway.contracts import json_rpc
@@ -21,6 +23,46 @@ _VERSIONING: Final = frozenset({b"a2a-version", b"a2a-extensions", b"x-a2a-exten
 
 def _render(error: WireError, told: Told, request_id: bytes | None) -> Answer:
     return errors.envelope(error) if told.code is None else json_rpc.render(error, told, request_id)
+
+
+_OWN_HOSTS: Final = frozenset({"localhost", "0.0.0.0", "::", ""})  # noqa: S104 - names that are looked for
+
+
+def make_reachable(card: dict[str, Any], url: str, *, port: int, path: str) -> bool:
+    """Put `url` where `card` names its agent's own loopback, at the port and path of invocations. Whether it was there.
+
+    A card that is signed stays as it is, and so do addresses of bindings other than JSON-RPC: nothing else is carried.
+    """
+    if card.get("signatures"):
+        return False
+    places = [card, *_entries(card, "additionalInterfaces"), *_entries(card, "supportedInterfaces")]
+    changed = False
+    for place in places:
+        binding = place.get("protocolBinding") or place.get("transport") or place.get("preferredTransport") or "JSONRPC"
+        said = place.get("url")
+        if binding == "JSONRPC" and isinstance(said, str) and _is_own(said, port, path):
+            place["url"] = url
+            changed = True
+    return changed
+
+
+def _entries(card: dict[str, Any], name: str) -> list[dict[str, Any]]:
+    listed: Any = card.get(name)
+    if not isinstance(listed, list):
+        return []
+    entries = cast("list[Any]", listed)
+    return [cast("dict[str, Any]", entry) for entry in entries if isinstance(entry, dict)]
+
+
+def _is_own(said: str, port: int, path: str) -> bool:
+    try:
+        parts = urlsplit(said)
+        its_port = parts.port or (443 if parts.scheme == "https" else 80)
+        host = parts.hostname or ""
+        is_loopback = host in _OWN_HOSTS or ip_address(host).is_loopback
+    except ValueError:
+        return False
+    return is_loopback and its_port == port and (parts.path or "/") == path
 
 
 RULES: Final = Rules(

@@ -68,8 +68,8 @@ def check_accept(headers: Headers) -> None:
             )
 
 
-def value_of(headers: Headers, wanted: bytes) -> str | None:
-    return next((value.decode("latin-1") for name, value in headers if name == wanted), None)
+def names_session(headers: Headers) -> bool:
+    return any(name == SESSION_ID for name, _ in headers)
 
 
 def has_handshake(headers: Headers) -> bool:

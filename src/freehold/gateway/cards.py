@@ -1,0 +1,133 @@
+"""GetAgentCard: what an A2A agent says of itself, at the address by which its callers reach it.
+
+Not for invocations. An agent can't know that address unless it was told (AGENTCORE_RUNTIME_URL), and one that was not
+names its own loopback: only that is put right (`contracts.a2a`). Invariant: any other card passes byte for byte.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+
+from freehold.domain.arns import AgentRuntimeArn
+from freehold.domain.errors import AgentFailed, NotFound, RetryableConflict, ValidationFailed
+from freehold.domain.runtimes import ServerProtocol
+from freehold.gateway import eager, errors, headers
+from freehold.gateway.bounds import GatewayLimits
+from freehold.gateway.callers import Call, Callers
+from freehold.gateway.claims import Claims, LiveClaim
+from freehold.gateway.contracts import a2a
+from freehold.gateway.directory import Directory
+from freehold.gateway.exchange import Exchange, new_id
+from freehold.gateway.fetch import Fetched, fetch
+from freehold.gateway.invoke import note, session_key
+from freehold.gateway.members import CARD
+from freehold.gateway.targets import rules_of
+from freehold.observe.tracing import Trace, Tracer
+
+MAX_CARD_BYTES: Final = 1024 * 1024
+_MAX_ATTEMPTS: Final = 3
+
+
+class Cards:
+    """Answers for the cards of agents."""
+
+    def __init__(
+        self,
+        *,
+        callers: Callers,
+        directory: Directory,
+        claims: Claims,
+        limits: GatewayLimits,
+        tracer: Tracer,
+        region: str,
+        public_url: str,
+    ) -> None:
+        self._callers = callers
+        self._directory = directory
+        self._claims = claims
+        self._limits = limits
+        self._tracer = tracer
+        self._region = region
+        self._public_url = public_url
+
+    async def handle(self, exchange: Exchange, runtime: bytes) -> None:
+        """Answer GetAgentCard; see exchange.Handler."""
+        call = await self._callers.recognise(exchange, CARD, runtime, max_body_bytes=self._limits.max_small_body_bytes)
+        call.body.close()
+        if call.target.contract.protocol is not ServerProtocol.A2A:
+            spoken = call.target.contract.protocol.value
+            raise ValidationFailed(f"The agent runtime has no agent card: its serverProtocol is {spoken}, not A2A")
+        exchange.trace = trace = self._tracer.begin(exchange.head.headers)
+        key = session_key(call, call.params.get("runtimeSessionId") or new_id())
+        note(exchange, call.target, key.session_id)
+        await eager.in_task()
+        for _ in range(_MAX_ATTEMPTS):
+            try:
+                claim = await self._claims.join(key, call.target.route.version)
+            except NotFound:
+                raise call.target.named.not_found() from None
+            exchange.generation = claim.generation
+            try:
+                fetched = await self._fetch(exchange, call, claim, trace)
+            except NotFound:
+                # The session ended before it was asked.
+                self._claims.forget(claim)
+                continue
+            finally:
+                self._claims.leave(claim)
+            self._answer(exchange, call, fetched, key.session_id.encode(), trace)
+            return
+        raise RetryableConflict("Session operation in progress, please retry")
+
+    async def _fetch(self, exchange: Exchange, call: Call, claim: LiveClaim, trace: Trace) -> Fetched:
+        """The card, by either spelling: the one that the caller used first. Raises NotFound, AgentFailed."""
+        contract = call.target.contract
+        if claim.version != contract.version:
+            contract = await self._directory.contract(claim.key.account, claim.key.runtime_id, claim.version)
+        asked_old = exchange.head.raw_path.endswith(a2a.CARD_PATHS[1])
+        fetched: Fetched | None = None
+        for path in reversed(a2a.CARD_PATHS) if asked_old else a2a.CARD_PATHS:
+            head = headers.agent_request(
+                path,
+                exchange.head.headers,
+                rules=rules_of(contract),
+                allowlist=frozenset(allowed.encode() for allowed in contract.header_allowlist),
+                session_id=claim.key.session_id,
+                request_id=exchange.request_id,
+                port=contract.port,
+                content_length=0,
+                trace=trace.context,
+                method=b"GET",
+            )
+            # A card costs little to ask for, and nothing says whether an idle connection is about to be closed.
+            connection = await self._claims.connection(claim, fresh=True)
+            fetched = await fetch(
+                connection, head, max_bytes=MAX_CARD_BYTES, timeout_s=self._limits.first_byte_timeout_s
+            )
+            self._claims.keep(claim, connection)
+            if fetched.head.status != 404:
+                break
+        assert fetched is not None
+        if not 200 <= fetched.head.status < 300:
+            raise errors.answered_error(fetched.head.status)
+        return fetched
+
+    def _answer(self, exchange: Exchange, call: Call, fetched: Fetched, session_id: bytes, trace: Trace) -> None:
+        target = call.target
+        arn = AgentRuntimeArn(self._region, target.named.account, target.named.runtime_id)
+        try:
+            card = msgspec.json.decode(fetched.body, type=dict[str, Any])
+        except (msgspec.DecodeError, RecursionError):
+            raise AgentFailed("The runtime's agent card is not a JSON object.") from None
+        path = target.contract.path or target.rules.target.decode()
+        body = fetched.body
+        if a2a.make_reachable(
+            card, arn.url(self._public_url, target.route.endpoint), port=target.contract.port, path=path
+        ):
+            body = msgspec.json.encode(card)
+        kept = headers.caller_headers(
+            fetched.head.headers, rules=target.rules, session_id=session_id, trace=trace.context
+        )
+        exchange.answer(200, kept, body)
