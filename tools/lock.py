@@ -16,9 +16,11 @@ ROOT = Path(__file__).resolve().parent.parent
 REQUIREMENTS = ROOT / "requirements"
 SOURCES: dict[str, list[str]] = {
     "dev.txt": ["pyproject.toml", "--group", "dev"],
+    "fuzz.txt": ["--group", "fuzz"],
     "agents.txt": [str(path.relative_to(ROOT)) for path in sorted(ROOT.glob("examples/*/requirements.txt"))],
 }
-"""Each lock, and what it is resolved from. agents.txt is what the example agents need, for tests that deploy it."""
+"""Each lock, and what it is resolved from. agents.txt is what the example agents need, for tests that deploy it;
+fuzz.txt is installed by `./dev soak --fuzz`."""
 
 
 def main() -> int:

@@ -16,7 +16,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from tools import calls, ephemeral
+from tools import calls, ephemeral, fuzz
 
 ECHO = ephemeral.ROOT / "benchmarks" / "agents" / "echo"
 INVOCATIONS = 5
@@ -41,12 +41,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="./dev soak", description="Use Freehold for a long time.")
     parser.add_argument("--control", action="store_true", help="the long tests of the control plane instead")
     parser.add_argument("--exchanges", action="store_true", help="10,000 generated exchanges through a worker instead")
+    parser.add_argument("--fuzz", action="store_true", help="coverage-guided fuzzing of what reads the wire instead")
+    parser.add_argument("--target", help="the only one to fuzz")
     parser.add_argument("--seed", type=int, help="of the generated exchanges; without it another one each time")
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--at-once", type=int, default=8, help="sessions at once")
     options = parser.parse_args()
     if options.control:
         return control_plane()
+    if options.fuzz:
+        return fuzz.main(options.minutes, at_once=os.cpu_count() or 1, only=options.target)
     if options.exchanges:
         return exchanges(options.seed)
     ephemeral.end_on_signals()
