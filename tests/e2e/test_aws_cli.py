@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from running_server import ROLE, RunningServer, agent, session_id
+from running_server import ONE_WORKER, ROLE, RunningServer, agent, session_id
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, ONE_WORKER]
 AWS = Path(sys.executable).with_name("aws")
 
 

@@ -12,11 +12,11 @@ from typing import Any
 
 import botocore
 import pytest
-from running_server import ROLE, RunningServer, agent, wait_until
+from running_server import ONE_WORKER, ROLE, RunningServer, agent, wait_until
 
 from freehold.control.operations import OPERATIONS
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, ONE_WORKER]
 AWS = Path(sys.executable).with_name("aws")
 POLICY = json.dumps(
     {

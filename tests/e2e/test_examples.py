@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from running_server import FREEHOLD, RunningServer, session_id
+from running_server import FREEHOLD, ONE_WORKER, RunningServer, session_id
 
 NOTES = Path(__file__).parents[2] / "examples" / "http_notes"
 LIMIT_S = 120
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, ONE_WORKER]
 
 
 @pytest.fixture(scope="module")

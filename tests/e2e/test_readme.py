@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from running_server import FREEHOLD, RunningServer
+from running_server import FREEHOLD, ONE_WORKER, RunningServer
 
 README = Path(__file__).parents[2] / "README.md"
 
@@ -20,6 +20,7 @@ def block(language: str, containing: str) -> str:
     return found
 
 
+@ONE_WORKER
 def test_the_boto3_program_of_the_readme_works_when_pasted(server: RunningServer):
     point = block("sh", "freehold env").replace(".venv/bin/freehold", str(FREEHOLD))
     program = block("python", "create_agent_runtime")

@@ -11,9 +11,10 @@ import pytest
 from ag_ui.core import Event, EventType
 from packages import bundle_of
 from pydantic import TypeAdapter
-from running_server import RunningServer, session_id
+from running_server import ONE_WORKER, ROLE, RunningServer, session_id
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+pytestmark = [pytest.mark.slow, ONE_WORKER]
+EXAMPLE = Path(__file__).parents[2] / "examples" / "agui_csv"
 SDK = ("bedrock-agentcore", "ag-ui-protocol")
 
 HTTP_APP = """
@@ -71,13 +72,25 @@ def run_input(question: str) -> dict[str, Any]:
     }
 
 
-def deploy(server: RunningServer, files: dict[str, str | bytes], protocol: str) -> str:
-    return server.deployed(f"sdk_{uuid.uuid4().hex[:8]}", dict(bundle_of(*SDK)) | files, protocol)
+@pytest.fixture(scope="module")
+def artifact(server: RunningServer) -> dict[str, Any]:
+    """One zip of the packages, the two agents, and the example as its folder has it."""
+    example = {path.name: path.read_bytes() for path in EXAMPLE.iterdir() if path.is_file()}
+    return server.artifact({**bundle_of(*SDK), **example, "http_app.py": HTTP_APP, "agui_app.py": AGUI_APP})
 
 
-def example(name: str) -> dict[str, str | bytes]:
-    directory = EXAMPLES / name
-    return {path.name: path.read_bytes() for path in directory.iterdir() if path.is_file()}
+def deploy(server: RunningServer, artifact: dict[str, Any], entry_point: str, protocol: str) -> str:
+    """The ARN of a new agent runtime that starts at one of the zip's programs."""
+    code = {**artifact["codeConfiguration"], "entryPoint": [entry_point]}
+    made = server.control.create_agent_runtime(
+        agentRuntimeName=f"sdk_{uuid.uuid4().hex[:8]}",
+        agentRuntimeArtifact={"codeConfiguration": code},
+        roleArn=ROLE,
+        protocolConfiguration={"serverProtocol": protocol},
+    )
+    found = server.until_settled(made["agentRuntimeId"])
+    assert found["status"] == "READY", found.get("failureReason")
+    return found["agentRuntimeArn"]
 
 
 def run(server: RunningServer, arn: str, question: str) -> list[Event]:
@@ -94,9 +107,8 @@ def run(server: RunningServer, arn: str, question: str) -> list[Event]:
     return [_EVENT.validate_json(line.removeprefix(b"data:")) for line in lines]
 
 
-@pytest.mark.slow
-def test_a_bedrock_agentcore_app_runs_unmodified(server: RunningServer):
-    arn, session = deploy(server, {"main.py": HTTP_APP}, "HTTP"), session_id()
+def test_a_bedrock_agentcore_app_runs_unmodified(server: RunningServer, artifact: dict[str, Any]):
+    arn, session = deploy(server, artifact, "http_app.py", "HTTP"), session_id()
     answer = server.data.invoke_agent_runtime(
         agentRuntimeArn=arn, runtimeSessionId=session, payload=b'{"prompt": "you"}'
     )
@@ -109,9 +121,8 @@ def test_a_bedrock_agentcore_app_runs_unmodified(server: RunningServer):
     ]
 
 
-@pytest.mark.slow
-def test_an_ag_ui_app_runs_unmodified(server: RunningServer):
-    events = run(server, deploy(server, {"main.py": AGUI_APP}, "AGUI"), "three small words")
+def test_an_ag_ui_app_runs_unmodified(server: RunningServer, artifact: dict[str, Any]):
+    events = run(server, deploy(server, artifact, "agui_app.py", "AGUI"), "three small words")
     assert [event.type for event in events] == [
         EventType.RUN_STARTED,
         EventType.TEXT_MESSAGE_START,
@@ -121,9 +132,8 @@ def test_an_ag_ui_app_runs_unmodified(server: RunningServer):
     ]
 
 
-@pytest.mark.slow
-def test_the_ag_ui_example_answers_with_tools_state_and_text(server: RunningServer):
-    events = run(server, deploy(server, example("agui_csv"), "AGUI"), "average price by region")
+def test_the_ag_ui_example_answers_with_tools_state_and_text(server: RunningServer, artifact: dict[str, Any]):
+    events = run(server, deploy(server, artifact, "main.py", "AGUI"), "average price by region")
     kinds = [event.type for event in events]
     assert (kinds[0], kinds[-1]) == (EventType.RUN_STARTED, EventType.RUN_FINISHED)
     assert {

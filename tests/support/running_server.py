@@ -19,11 +19,14 @@ from pathlib import Path
 from typing import Any
 
 import boto3
+import pytest
 from botocore.config import Config
 
 from freehold import running
 from freehold.cli.main import exports
 
+ONE_WORKER = pytest.mark.parametrize("server", [1], ids=["one-worker"], indirect=True)
+"""For tests with which the number of gateway workers has nothing to do: with the first `server` only."""
 FREEHOLD = Path(sys.executable).with_name("freehold")
 ROLE = "arn:aws:iam::000000000000:role/agent"
 RUNTIME = f"PYTHON_3_{sys.version_info.minor}"

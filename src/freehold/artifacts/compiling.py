@@ -15,11 +15,14 @@ from typing import Final
 import structlog
 
 from freehold.artifacts import compile_driver
+from freehold.artifacts.threads import in_thread
 from freehold.domain.errors import QuotaExceeded
 from freehold.domain.launch import Interpreter
 
 COMPILE_TIMEOUT_S: Final = 240.0
 MAX_PROCESSES: Final = 4
+FILES_PER_PROCESS: Final = 16
+"""Another process is worth its start from here on."""
 
 log = structlog.get_logger(__name__)
 
@@ -29,7 +32,8 @@ async def compile_bundle(interpreter: Interpreter, root: Path, *, timeout_s: flo
 
     A bundle whose compilation crashed or took too long runs all the same, so that is logged and not raised.
     """
-    shares = min(len(os.sched_getaffinity(0)), MAX_PROCESSES)
+    processors = min(len(os.sched_getaffinity(0)), MAX_PROCESSES)
+    shares = min(processors, -(-await in_thread(lambda _: _sources(root)) // FILES_PER_PROCESS))
     try:
         async with asyncio.timeout(timeout_s), asyncio.TaskGroup() as group:
             tasks = [group.create_task(_share(interpreter, root, number, shares)) for number in range(shares)]
@@ -50,6 +54,10 @@ async def compile_bundle(interpreter: Interpreter, root: Path, *, timeout_s: flo
         compiled=sum(count[0] for count in counts),
         failed=sum(count[1] for count in counts),
     )
+
+
+def _sources(root: Path) -> int:
+    return sum(name.endswith(".py") for _, _, names in os.walk(root) for name in names)
 
 
 async def _share(interpreter: Interpreter, root: Path, number: int, shares: int) -> tuple[int, str]:
