@@ -54,11 +54,18 @@ class Invocations:
 
     async def handle(self, exchange: Exchange, runtime: bytes) -> None:
         """Answer InvokeAgentRuntime; see exchange.Handler."""
-        call = await self._callers.recognise(exchange, INVOKE, runtime, max_body_bytes=self._limits.max_payload_bytes)
+        trace = self._tracer.begin(exchange.head.headers)
+        try:
+            call = await self._callers.recognise(
+                exchange, INVOKE, runtime, max_body_bytes=self._limits.max_payload_bytes
+            )
+        finally:
+            if exchange.account:
+                # Also when it is refused; of a caller who is not known nothing is traced.
+                exchange.trace = trace
         handed_over = False
         message: Message | None = None
         try:
-            exchange.trace = trace = self._tracer.begin(exchange.head.headers)
             if call.target.rules.is_json_rpc:
                 message = await self._message(exchange, call)
             asked = self._asked(exchange, call, message)
