@@ -19,13 +19,14 @@ import msgspec
 
 from freehold import child, running
 from freehold.child import CannotServe, Life
-from freehold.configs import MIB, Config, ControlConfig, GatewayConfig, WardenConfig
+from freehold.configs import MIB, Config, ControlConfig, GatewayConfig, JwtConfig, WardenConfig
 from freehold.datadir.layout import Layout
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from freehold.backends.base import SessionBackend
+    from freehold.control.reach import Reach
     from freehold.observe.metric_export import MetricExport
     from freehold.observe.span_export import SpanExport
     from freehold.warden.otlp_relay import OtlpRelay
@@ -149,6 +150,7 @@ async def run_control(config: ControlConfig, life: Life) -> None:
     from freehold.control import service
     from freehold.control.buckets import Buckets
     from freehold.control.in_use import InUse
+    from freehold.control.key_sets import Ages
     from freehold.control.metrics import OpenMetricsPort
     from freehold.control.server import HttpServer
     from freehold.control.warden_link import LinkedWarden
@@ -191,6 +193,9 @@ async def run_control(config: ControlConfig, life: Life) -> None:
         data_plane=model.load(DATA_PLANE, DATA_PLANE_OPERATIONS).to_data(),
         logs_root=layout.logs,
         holds_bucket=local_buckets.has,
+        source=source,
+        reach=_reach(config.jwt),
+        key_ages=Ages(config.jwt.keys_refresh_s, config.jwt.keys_max_age_s),
         on_spans=None if spans is None else spans.send,
     )
     control.keys.first_key(Scope(common.account, common.region))
@@ -215,6 +220,18 @@ async def run_control(config: ControlConfig, life: Life) -> None:
         for export in (spans, numbers):
             if export is not None:
                 await asyncio.to_thread(export.close)
+
+
+def _reach(config: JwtConfig) -> Reach:
+    from ipaddress import ip_network
+
+    from freehold.control.reach import Reach
+
+    places: dict[str, tuple[str, int]] = {}
+    for resource, place in config.private_endpoints.items():
+        host, _, port = place.rpartition(":")
+        places[resource] = (host.strip("[]"), int(port))
+    return Reach(tuple(map(ip_network, config.private_networks)), config.allow_http, places)
 
 
 def _exports(config: ControlConfig) -> tuple[SpanExport, MetricExport] | tuple[None, None]:
@@ -260,6 +277,7 @@ async def run_gateway(config: GatewayConfig, life: Life) -> None:
         region=config.common.region,
         worker=config.worker,
         public_url=config.common.url,
+        jwt_skew_s=config.jwt_skew_s,
         watch=Watch(access_log if config.access_log else None, config.trace_sample_ratio),
     )
     await worker.run(life.stop, life.ready)

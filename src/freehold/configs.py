@@ -45,6 +45,14 @@ class WardenConfig(msgspec.Struct, tag="warden", frozen=True):
     log_retention_s: float
 
 
+class JwtConfig(msgspec.Struct, frozen=True):
+    private_networks: tuple[str, ...]
+    allow_http: bool
+    private_endpoints: dict[str, str]
+    keys_refresh_s: float
+    keys_max_age_s: float
+
+
 class ControlConfig(msgspec.Struct, tag="control", frozen=True):
     common: Common
     feed_fd: int
@@ -57,6 +65,7 @@ class ControlConfig(msgspec.Struct, tag="control", frozen=True):
     local_versions: int
     max_cache_bytes: int
     interpreters: dict[str, str]
+    jwt: JwtConfig
 
 
 class GatewayConfig(msgspec.Struct, tag="gateway", frozen=True):
@@ -65,6 +74,7 @@ class GatewayConfig(msgspec.Struct, tag="gateway", frozen=True):
     worker: int
     access_log: bool
     trace_sample_ratio: float | None
+    jwt_skew_s: float
 
 
 Config = WardenConfig | ControlConfig | GatewayConfig
@@ -103,7 +113,7 @@ class Plan:
         )
 
     def control(self, feed_fd: int, http_fd: int) -> ControlConfig:
-        artifacts, observed = self.settings.artifacts, self.settings.observability
+        artifacts, observed, jwt = self.settings.artifacts, self.settings.observability, self.settings.jwt
         return ControlConfig(
             common=self.common,
             feed_fd=feed_fd,
@@ -116,6 +126,13 @@ class Plan:
             local_versions=artifacts.local_versions,
             max_cache_bytes=artifacts.max_cache_mib * MIB,
             interpreters=artifacts.interpreters,
+            jwt=JwtConfig(
+                private_networks=jwt.private_networks,
+                allow_http=jwt.allow_http,
+                private_endpoints=jwt.private_endpoints,
+                keys_refresh_s=jwt.keys_refresh_s,
+                keys_max_age_s=jwt.keys_max_age_s,
+            ),
         )
 
     def gateway(self, number: int, listener_fd: int) -> GatewayConfig:
@@ -126,6 +143,7 @@ class Plan:
             worker=number,
             access_log=self.settings.log.access and self.settings.log.level in ("debug", "info"),
             trace_sample_ratio=None if observed.otlp_endpoint is None else observed.trace_sample_ratio,
+            jwt_skew_s=self.settings.jwt.clock_skew_s,
         )
 
 

@@ -180,6 +180,69 @@ class ObservabilitySettings(_Section):
         return value
 
 
+class JwtSettings(_Section):
+    clock_skew_s: float = Field(
+        10.0, ge=0, le=300, description="How far an identity provider's clock may be from this server's."
+    )
+    keys_refresh_s: float = Field(
+        300.0,
+        ge=1,
+        le=86_400,
+        description="Age at which an identity provider's keys are fetched again while they are used. A key that is not "
+        "among them is looked for at once, a few times.",
+    )
+    keys_max_age_s: float = Field(
+        7200.0,
+        ge=1,
+        le=604_800,
+        description="How long keys are used while their provider can't be reached, counted from when it last could. "
+        "Then every token is refused.",
+    )
+    private_networks: tuple[str, ...] = Field(
+        (),
+        description="Networks outside of the public internet in which identity providers may be, such as "
+        "`10.0.0.0/8`. In the environment: separated by commas.",
+    )
+    allow_http: bool = Field(
+        False, description="Also take a provider's documents over plain http, from `private_networks` only."
+    )
+    private_endpoints: dict[str, str] = Field(
+        default_factory=dict[str, str],
+        description="What stands here for a VPC Lattice resource configuration that an authorizer's privateEndpoint "
+        'names by its id or ARN: `"rcfg-0123456789abcdef0" = "10.0.0.5:443"`, an address or name, and a port.',
+    )
+
+    @field_validator("private_networks", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("private_networks")
+    @classmethod
+    def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for network in value:
+            try:
+                ipaddress.ip_network(network)
+            except ValueError as error:
+                raise ValueError(f"{network!r} is not a network: {error}") from None
+        return value
+
+    @field_validator("private_endpoints")
+    @classmethod
+    def _places(cls, value: dict[str, str]) -> dict[str, str]:
+        for resource, place in value.items():
+            host, _, port = place.rpartition(":")
+            if not host.strip("[]") or not port.isdecimal() or not 0 < int(port) < 65_536:
+                raise ValueError(f"{resource}: {place!r} is not an address or name, a colon, and a port")
+        return value
+
+    @model_validator(mode="after")
+    def _ages(self) -> Self:
+        if self.keys_max_age_s < self.keys_refresh_s:
+            raise ValueError("jwt.keys_max_age_s must not be less than jwt.keys_refresh_s")
+        return self
+
+
 class Settings(_Section):
     """All settings of one server."""
 
@@ -189,6 +252,7 @@ class Settings(_Section):
     )
     server: ServerSettings = ServerSettings()  # pyright: ignore[reportCallIssue]
     aws: AwsSettings = AwsSettings()  # pyright: ignore[reportCallIssue]
+    jwt: JwtSettings = JwtSettings()  # pyright: ignore[reportCallIssue]
     sandbox: SandboxSettings = SandboxSettings()  # pyright: ignore[reportCallIssue]
     sessions: SessionSettings = SessionSettings()  # pyright: ignore[reportCallIssue]
     artifacts: ArtifactSettings = ArtifactSettings()  # pyright: ignore[reportCallIssue]

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from freehold.domain import limits
 from freehold.domain.launch import Program
 
 
 @dataclass(frozen=True, slots=True)
 class S3Object:
-    """Where a code zip lies."""
+    """Where a code zip lies, or another object of at most `max_bytes`."""
 
     bucket: str
     key: str
     version_id: str | None = None
+    max_bytes: int = limits.MAX_ZIP_BYTES
 
 
 @dataclass(frozen=True, slots=True)

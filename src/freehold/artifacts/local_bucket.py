@@ -16,7 +16,6 @@ from typing import BinaryIO, Final
 from freehold.artifacts import bucket_layout
 from freehold.artifacts.base import ArtifactRejected, S3Object
 from freehold.artifacts.source import Stopped, printable, too_large, uri
-from freehold.domain import limits
 
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -43,7 +42,7 @@ class LocalBuckets:
         """Raise ArtifactRejected unless the object is there, can be read and is small enough."""
         with self.open(source) as file:
             size = os.fstat(file.fileno()).st_size
-        if size > limits.MAX_ZIP_BYTES:
+        if size > source.max_bytes:
             raise too_large(source, size)
 
     def fetch(self, source: S3Object, copy: Path, stop: threading.Event) -> None:
@@ -55,7 +54,7 @@ class LocalBuckets:
                 if stop.is_set():
                     raise Stopped
                 copied += len(data)
-                if copied > limits.MAX_ZIP_BYTES:
+                if copied > source.max_bytes:
                     raise too_large(source, max(copied, os.fstat(file.fileno()).st_size))
                 out.write(data)
 

@@ -24,7 +24,6 @@ import structlog
 
 from freehold.artifacts.base import ArtifactRejected, S3Object
 from freehold.artifacts.source import Stopped, printable, too_large, uri
-from freehold.domain import limits
 from freehold.domain.errors import QuotaExceeded, Unavailable
 
 CONNECT_TIMEOUT_S: Final = 5.0
@@ -94,7 +93,7 @@ class S3:
             "key": source.key,
             "version_id": source.version_id,
             "copy": None if copy is None else str(copy),
-            "max_bytes": limits.MAX_ZIP_BYTES,
+            "max_bytes": source.max_bytes,
             "region": self._region,
             "connect_timeout_s": self._connect_timeout_s,
             "read_timeout_s": self._read_timeout_s,

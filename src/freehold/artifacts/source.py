@@ -2,7 +2,7 @@
 
 Not for writing objects (`control.buckets`). Invariant: a source raises ArtifactRejected when the object is at fault or
 may not be read, an error of `domain.errors` when the server or what it depends on is, and no copy is ever larger than
-`limits.MAX_ZIP_BYTES`.
+the object may be.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Protocol
 
 from freehold.artifacts.base import ArtifactRejected, S3Object
-from freehold.domain import limits
 
 
 class Source(Protocol):
@@ -36,7 +35,7 @@ class Stopped(Exception):
 
 def too_large(source: S3Object, size: int) -> ArtifactRejected:
     """The refusal of an object of `size` bytes."""
-    return ArtifactRejected(f"{uri(source)} has {size} bytes; the maximum is {limits.MAX_ZIP_BYTES}.")
+    return ArtifactRejected(f"{uri(source)} has {size} bytes; the maximum is {source.max_bytes}.")
 
 
 def printable(text: str, longest: int = 200) -> str:

@@ -14,26 +14,26 @@ from typing import Final
 
 from freehold.auth import jwt_form
 from freehold.auth.jwt_refusals import TokenUnreadable, missing
-from freehold.auth.sigv4 import SignatureRefused
+from freehold.auth.sigv4 import SignatureRefused, is_presigned
 
 SUBPROTOCOL: Final = b"base64UrlBearerAuthorization"
 """What the server answers as the subprotocol when the token came so."""
 _TOKEN68: Final = re.compile(rb"[A-Za-z0-9._~+/-]+=*")
-_SIGNED_QUERY: Final = re.compile(rb"(?:^|&)X-Amz-(?:Algorithm|Credential|Signature)=", re.IGNORECASE)
 
 Headers = Sequence[tuple[bytes, bytes]]
 """Names in lower case, values as received, in order."""
 
 
-def from_request(headers: Headers, raw_query: bytes) -> bytes:
-    """The token of an HTTP request. Raises TokenRefused (there is none), TokenUnreadable, SignatureRefused (the caller
-    means SigV4, or another method that is not this one)."""
-    values = [value for name, value in headers if name == b"authorization"]
-    if len(values) > 1:
+def from_request(authorizations: Sequence[bytes], raw_query: bytes) -> bytes:
+    """The token of an HTTP request, given the values of its Authorization headers.
+
+    Raises TokenRefused (there is none), TokenUnreadable, SignatureRefused (the caller means another method).
+    """
+    if len(authorizations) > 1:
         raise TokenUnreadable("authorization is there more than once")
-    if _SIGNED_QUERY.search(raw_query):
+    if is_presigned(raw_query):
         raise SignatureRefused.other_method()
-    value = values[0].strip(b" \t") if values else b""
+    value = authorizations[0].strip(b" \t") if authorizations else b""
     if not value:
         raise missing()
     scheme, _, token = value.partition(b" ")
@@ -45,8 +45,8 @@ def from_request(headers: Headers, raw_query: bytes) -> bytes:
     return token
 
 
-def from_web_socket(headers: Headers, raw_query: bytes) -> tuple[bytes, bytes | None]:
-    """The token of a WebSocket's handshake, and the subprotocol to answer with, if it came in one.
+def from_web_socket(authorizations: Sequence[bytes], headers: Headers, raw_query: bytes) -> bytes:
+    """The token of a WebSocket's handshake: of its Authorization header, or of the subprotocols that it offers.
 
     Raises as from_request does.
     """
@@ -58,10 +58,10 @@ def from_web_socket(headers: Headers, raw_query: bytes) -> tuple[bytes, bytes | 
     ]
     encoded = [offer[len(SUBPROTOCOL) + 1 :] for offer in offered if offer.startswith(SUBPROTOCOL + b".")]
     if not encoded:
-        return from_request(headers, raw_query), None
-    if len(encoded) > 1 or any(name == b"authorization" for name, _ in headers):
+        return from_request(authorizations, raw_query)
+    if len(encoded) > 1 or authorizations:
         raise TokenUnreadable("there is more than one token")
-    if _SIGNED_QUERY.search(raw_query):
+    if is_presigned(raw_query):
         raise SignatureRefused.other_method()
     if SUBPROTOCOL not in offered:
         # The answer would have to name a subprotocol that the client did not offer.
@@ -69,4 +69,4 @@ def from_web_socket(headers: Headers, raw_query: bytes) -> tuple[bytes, bytes | 
     token = jwt_form.decode(encoded[0], "subprotocol")
     if not _TOKEN68.fullmatch(token):
         raise TokenUnreadable("subprotocol holds no token")
-    return token, SUBPROTOCOL
+    return token

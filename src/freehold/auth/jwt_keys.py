@@ -21,6 +21,7 @@ from joserfc.jwa import JWSAlgModel
 
 from freehold.auth import jwt_form
 from freehold.auth.jwt_refusals import TokenRefused, UnknownKey
+from freehold.auth.public_keys import PublicKey
 
 _RSA: Final = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512")
 _BY_CURVE: Final = {
@@ -40,20 +41,6 @@ MAX_KEYS: Final = 64
 MAX_KID_LENGTH: Final = 256
 MAX_TRIES: Final = 8
 """Keys that may fit one token."""
-
-
-class PublicKey(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A key as it is published (RFC 7517), without what does not count here. Crosses process borders."""
-
-    kty: str
-    algorithms: tuple[str, ...]
-    """Those it may be used with."""
-    kid: str | None = None
-    crv: str | None = None
-    n: str | None = None
-    e: str | None = None
-    x: str | None = None
-    y: str | None = None
 
 
 class UnusableKeySet(Exception):
@@ -85,11 +72,6 @@ def read_key_set(document: bytes) -> tuple[tuple[PublicKey, ...], list[str]]:
         except ValueError as reason:
             unusable.append(f"key {number}: {reason}")
     return tuple(sorted(keys, key=msgspec.json.encode)), unusable
-
-
-def generation_of(issuer: str, keys: Iterable[PublicKey]) -> str:
-    """Names a key set by its content: the same issuer and keys have the same generation, others never."""
-    return hashlib.sha256(msgspec.json.encode((issuer, tuple(keys)))).hexdigest()
 
 
 def _read_key(entry: Any) -> PublicKey:
@@ -207,10 +189,11 @@ class Keys:
             raise TokenRefused("too many keys fit the token")
         if any(_signed(token, key) for key in fitting):
             return
+        wanted = hashlib.sha256(repr((algorithm, kid)).encode()).digest()
         if kid is None:
-            raise UnknownKey("no key made the signature")
+            raise UnknownKey("no key made the signature", wanted=wanted)
         if not named:
-            raise UnknownKey("kid names no key of the issuer")
+            raise UnknownKey("kid names no key of the issuer", wanted=wanted)
         raise TokenRefused("signature is wrong" if fitting else "the key that kid names is not for alg")
 
 

@@ -26,7 +26,14 @@ class TokenRefused(Unauthenticated):
 
 
 class UnknownKey(TokenRefused):
-    """No key of the set can have signed this token; a newer set of keys may hold one that did."""
+    """No key of the set can have signed this token; a newer set of keys may hold one that did.
+
+    `wanted` is the same for tokens that want the same key, as far as they say so.
+    """
+
+    def __init__(self, check: str, *, wanted: bytes) -> None:
+        super().__init__(check)
+        self.wanted = wanted
 
 
 class TokenUnreadable(AccessDenied):

@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from freehold.artifacts.base import CodeArtifact, S3Object
-from freehold.control import restricted_headers
+from freehold.control import authorizers, restricted_headers
+from freehold.control.reach import PUBLIC_INTERNET, Reach
 from freehold.domain import limits
 from freehold.domain.errors import FieldProblem, ValidationFailed
 from freehold.domain.runtimes import ServerProtocol
 
 Json = dict[str, Any]
 
-CONTRACT_MEMBERS: Final = frozenset({"protocolConfiguration", "requestHeaderConfiguration"})
+CONTRACT_MEMBERS: Final = frozenset({"protocolConfiguration", "requestHeaderConfiguration", authorizers.MEMBER})
 """What running sessions of a version need of its configuration after the version was deleted."""
 
 PLATFORM_VERSION: Final = "V1"
@@ -48,17 +49,23 @@ _UNDERSTOOD: Final[Json] = {
     "protocolConfiguration": dict.fromkeys(("serverProtocol", "port", "path"), _VALUE),
     "lifecycleConfiguration": {"idleRuntimeSessionTimeout": _VALUE, "maxLifetime": _VALUE},
     "requestHeaderConfiguration": {"requestHeaderAllowlist": _VALUE},
+    authorizers.MEMBER: authorizers.UNDERSTOOD,
     "metadataConfiguration": {"requireMMDSV2": _VALUE},
 }
 """Members that act here, by structure. Whatever else the model has, now or after an upgrade of botocore, is refused."""
 
 
-def normalise(params: Mapping[str, Any]) -> Json:
+def normalise(params: Mapping[str, Any], reach: Reach = PUBLIC_INTERNET) -> Json:
     """The full configuration that `params` (a validated Create or Update request) asks for, defaults filled in.
 
-    The members are those of GetAgentRuntime's answer. Raises ValidationFailed with every problem found.
+    The members are those of GetAgentRuntime's answer. `reach` says where a discovery document may be. Raises
+    ValidationFailed with every problem found.
     """
-    problems = [*_unsupported(params), *_broken_rules(params)]
+    problems = list(_unsupported(params))
+    authorizer_is_read = not any(problem.name.startswith(authorizers.MEMBER) for problem in problems)
+    problems += _broken_rules(params)
+    if authorizer_is_read and (authorizer := authorizers.of(params)) is not None:
+        problems += authorizers.problems(authorizer, reach)
     if problems:
         raise _refusal(problems)
     protocol = _part(params, "protocolConfiguration") or {"serverProtocol": ServerProtocol.HTTP.value}
@@ -71,7 +78,7 @@ def normalise(params: Mapping[str, Any]) -> Json:
         "metadataConfiguration": {"requireMMDSV2": True},
         "platformVersion": PLATFORM_VERSION,
     }
-    for optional in ("description", "requestHeaderConfiguration", "environmentVariables"):
+    for optional in ("description", "requestHeaderConfiguration", "environmentVariables", authorizers.MEMBER):
         if params.get(optional):
             configuration[optional] = params[optional]
     return configuration
@@ -116,7 +123,8 @@ def forwarded_headers(configuration: Mapping[str, Any]) -> list[str]:
     Authorization never reaches an agent.
     """
     listed: list[str] = _part(configuration, "requestHeaderConfiguration").get("requestHeaderAllowlist") or []
-    return [name.lower() for name in listed if name.lower() != "authorization"]
+    has_tokens = authorizers.of(configuration) is not None
+    return [name.lower() for name in listed if has_tokens or name.lower() != "authorization"]
 
 
 # -- rules --------------------------------------------------------------------------------------------------------
@@ -142,6 +150,9 @@ def _not_understood(path: str, said: Mapping[str, Any], understood: Json) -> Ite
         inner = understood.get(name)
         if inner is None:
             yield _not_yet(path + name)
+        elif inner and isinstance(value, list):
+            for number, element in enumerate(cast(list[Json], value), 1):
+                yield from _not_understood(f"{path}{name}.{number}.member.", element, inner)
         elif inner:
             yield from _not_understood(f"{path}{name}.", value, inner)
 
@@ -244,8 +255,9 @@ def _not_yet(name: str, what: str = "") -> FieldProblem:
 
 
 def _refusal(problems: list[FieldProblem]) -> ValidationFailed:
-    if len(problems) == 1 and problems[0].name == "lifecycleConfiguration":
-        message = problems[0].message  # the service's own sentence
+    first = problems[0]
+    if len(problems) == 1 and (first.name == "lifecycleConfiguration" or first.message == authorizers.NOT_SCP):
+        message = first.message  # the service's own sentence
     else:
         noun = "error" if len(problems) == 1 else "errors"
         told = "; ".join(f"at '{problem.name}': {problem.message}" for problem in problems)

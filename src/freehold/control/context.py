@@ -15,7 +15,9 @@ from typing import Any, Final
 
 import msgspec
 
+from freehold.control.certificates import Certificates
 from freehold.control.paging import Pages
+from freehold.control.reach import PUBLIC_INTERNET, Reach
 from freehold.control.reconciler import Preparer, Work
 from freehold.domain import limits
 from freehold.store.base import Once, Scope, Store
@@ -35,6 +37,9 @@ class Context:
     preparer: Preparer
     pages: Pages
     now: Callable[[], datetime]
+    reach: Reach = PUBLIC_INTERNET
+    """Where authorizers' documents and keys may be."""
+    certificates: Certificates | None = None
     max_runtimes: int = limits.MAX_RUNTIMES
     max_versions: int = limits.MAX_VERSIONS_PER_RUNTIME
     max_endpoints: int = limits.MAX_ENDPOINTS_PER_RUNTIME

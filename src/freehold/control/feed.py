@@ -18,7 +18,9 @@ from anyio import to_thread
 
 from freehold import ipc
 from freehold.auth.keys import KeySource
-from freehold.control import configuration, protocol
+from freehold.control import authorizers, configuration, protocol
+from freehold.control.key_sets import KeySets, NoKeys
+from freehold.control.reach import PUBLIC_INTERNET, Reach
 from freehold.domain.errors import AccessDenied, NotFound, RetryableConflict, Unavailable
 from freehold.domain.launch import LaunchSpec
 from freehold.domain.runtimes import DEFAULT_ENDPOINT
@@ -57,15 +59,19 @@ class Feed:
         *,
         region: str,
         data_plane: dict[str, Any],
+        key_sets: KeySets | None = None,
+        reach: Reach = PUBLIC_INTERNET,
         load_launch: LoadLaunch | None = None,
         confirm_timeout_s: float = CONFIRM_TIMEOUT_S,
         on_spans: Callable[[list[SpanRecord]], None] | None = None,
     ) -> None:
-        """`on_spans` gets the spans that gateway workers have ended."""
+        """`on_spans` gets the spans that gateway workers have ended. Without `key_sets` nobody's tokens are good."""
         self._on_spans = on_spans
         self._store = store
         self._keys = keys
         self._region = region
+        self._key_sets = key_sets
+        self._reach = reach
         self._welcome = protocol.Welcome(data_plane)
         self._load_launch = load_launch or self._recorded_launch
         self._confirm_timeout_s = confirm_timeout_s
@@ -86,10 +92,16 @@ class Feed:
         for read in self._reads:
             if read.about in about:
                 read.stale = True
-        message = protocol.Changed(runtime_ids=ids, access_key_ids=keys)
+        await self._tell_all(protocol.Changed(runtime_ids=ids, access_key_ids=keys))
+
+    async def _tell_all(self, message: protocol.Changed) -> None:
         peers = list(self._workers)
         if peers:
             await asyncio.gather(*(self._tell(peer, message) for peer in peers))
+
+    async def key_set_changed(self, name: str) -> None:
+        """Have every gateway worker ask for this key set again before it next uses it."""
+        await self._tell_all(protocol.Changed(key_sets=[name]))
 
     @contextlib.asynccontextmanager
     async def changing(self, runtime_id: str) -> AsyncGenerator[None]:
@@ -173,6 +185,8 @@ class Feed:
                 return await self._fresh(body.runtime_id, lambda: to_thread.run_sync(self._resolve, body))
             case protocol.GetContract():
                 return await self._fresh(body.runtime_id, lambda: to_thread.run_sync(self._contract, body))
+            case protocol.GetKeySet():
+                return await self._key_set(body)
             case protocol.SpansEnded():
                 if self._on_spans is not None:
                     self._on_spans(body.spans)
@@ -224,6 +238,27 @@ class Feed:
             port,
             header_allowlist=configuration.forwarded_headers(kept),
             path=configuration.path_of(kept),
+            authorizer=authorizers.authorizer_of(kept, self._reach, account=ask.account, runtime_id=ask.runtime_id),
+        )
+
+    async def _key_set(self, ask: protocol.GetKeySet) -> protocol.KeySet | protocol.NoKeySet:
+        kept = await to_thread.run_sync(self._store.get_contract, self._key(ask.account, ask.runtime_id), ask.version)
+        authorizer = None if kept is None else authorizers.of(kept)
+        if authorizer is None or self._key_sets is None:
+            raise NotFound(f"Version {ask.version} of agent runtime {ask.runtime_id} has no authorizer")
+        source = authorizers.key_source_of(authorizer, self._reach)
+        try:
+            found = await self._key_sets.get(source, lacking=ask.lacking)
+        except NoKeys:
+            return protocol.NoKeySet()
+        return protocol.KeySet(
+            source.name,
+            found.issuer,
+            found.generation,
+            list(found.keys),
+            found.usable_for_s,
+            found.refresh_in_s,
+            found.renewal_in_s,
         )
 
     async def _launch(self, ask: protocol.GetLaunch) -> protocol.Launch:

@@ -13,6 +13,8 @@ from typing import Any
 import msgspec
 
 from freehold import ipc
+from freehold.auth.jwt_claims import Authorizer
+from freehold.auth.public_keys import PublicKey
 from freehold.domain.launch import LaunchSpec
 from freehold.domain.runtimes import ServerProtocol
 from freehold.observe.counts import Series
@@ -41,6 +43,18 @@ class GetContract(msgspec.Struct, tag="contract", frozen=True):
     account: str
     runtime_id: str
     version: int
+
+
+class GetKeySet(msgspec.Struct, tag="key_set", frozen=True):
+    """The keys that sign tokens for a version. Answered by KeySet, NoKeySet, or NotFound (no version, no authorizer).
+
+    `lacking` is the generation in which a token's key was not found: a newer one is wanted, if there is one.
+    """
+
+    account: str
+    runtime_id: str
+    version: int
+    lacking: str | None = None
 
 
 class GetAccessKey(msgspec.Struct, tag="key", frozen=True):
@@ -92,10 +106,30 @@ class Contract(msgspec.Struct, tag="contract_is", frozen=True):
     port: int
     header_allowlist: list[str]
     """Lower-case names of request headers that reach the agent beyond those of the contract."""
-    takes_jwt: bool = False
-    """Whether callers show a token, not a signature."""
     path: str | None = None
     """Where invocations go at the agent, if not where its protocol says."""
+    authorizer: Authorizer | None = None
+    """What callers' tokens are judged by; None where callers sign."""
+
+
+class KeySet(msgspec.Struct, tag="key_set_is", frozen=True):
+    """An identity provider's keys. `generation` changes with its issuer and keys, and with nothing else."""
+
+    name: str
+    """That of `Authorizer.key_set`."""
+    issuer: str
+    generation: str
+    keys: list[PublicKey]
+    usable_for_s: float
+    """From now on; beyond it they are not used, whoever is away."""
+    refresh_in_s: float
+    """From when on it is to be asked for again, if it is still used."""
+    renewal_in_s: float
+    """Until asking for a newer one, for a key that it lacks, can be of use."""
+
+
+class NoKeySet(msgspec.Struct, tag="no_key_set", frozen=True):
+    """The provider's keys can't be had just now, and there are none that may still be used."""
 
 
 class AccessKey(msgspec.Struct, tag="key_is", frozen=True):
@@ -122,6 +156,8 @@ class Changed(msgspec.Struct, tag="changed", frozen=True):
 
     runtime_ids: list[str] = []
     access_key_ids: list[str] = []
+    key_sets: list[str] = []
+    """Names; of these there is a newer generation."""
 
 
 class GetCounts(msgspec.Struct, tag="get_counts", frozen=True):
@@ -142,7 +178,9 @@ class GatewayCounts(msgspec.Struct, tag="counts", frozen=True):
     """Since the worker's start."""
 
 
-REQUESTS = ipc.decoder(Hello, ResolveEndpoint, GetContract, GetAccessKey, GetLaunch, SpansEnded, GatewayCounts)
+REQUESTS = ipc.decoder(
+    Hello, ResolveEndpoint, GetContract, GetKeySet, GetAccessKey, GetLaunch, SpansEnded, GatewayCounts
+)
 """What control receives."""
-REPLIES = ipc.decoder(Welcome, EndpointRoute, Contract, AccessKey, Launch, Changed, GetCounts)
+REPLIES = ipc.decoder(Welcome, EndpointRoute, Contract, KeySet, NoKeySet, AccessKey, Launch, Changed, GetCounts)
 """What its clients receive."""

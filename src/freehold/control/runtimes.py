@@ -12,10 +12,10 @@ import string
 from typing import Any, Final
 
 from freehold.artifacts.base import ArtifactRejected
-from freehold.control import configuration
+from freehold.control import authorizers, configuration
 from freehold.control.context import DEFAULT_PAGE, Context, Operation, Outcome, Params, once
 from freehold.domain import arns
-from freehold.domain.errors import FieldProblem, FreeholdError, ValidationFailed
+from freehold.domain.errors import FieldProblem, ValidationFailed
 from freehold.domain.runtimes import RuntimeStatus
 from freehold.store.base import (
     NewRuntime,
@@ -38,7 +38,7 @@ _SUFFIX_ALPHABET: Final = string.ascii_letters + string.digits
 
 def create(context: Context, scope: Scope, params: Params) -> Outcome:
     """A new agent runtime in CREATING; the reconciler goes on."""
-    normal = configuration.normalise(params)
+    normal = configuration.normalise(params, context.reach)
     asked = once("CreateAgentRuntime", params)
     name: str = params["agentRuntimeName"]
     suffix = "".join(secrets.choice(_SUFFIX_ALPHABET) for _ in range(_SUFFIX_LENGTH))
@@ -51,7 +51,7 @@ def create(context: Context, scope: Scope, params: Params) -> Outcome:
         version=_new_version(params, normal),
         tags=dict(params.get("tags") or {}),
     )
-    receipt = _check_artifact(context, scope, normal, asked)
+    receipt = _check_objects(context, scope, normal, asked)
     if receipt is None:
         receipt = context.store.create_runtime(
             scope, new, once=asked, max_runtimes=context.max_runtimes, now=context.now()
@@ -63,10 +63,10 @@ def create(context: Context, scope: Scope, params: Params) -> Outcome:
 
 def update(context: Context, scope: Scope, params: Params) -> Outcome:
     """The next version in UPDATING; DEFAULT keeps serving the one before until the new one is READY."""
-    normal = configuration.normalise(params)
+    normal = configuration.normalise(params, context.reach)
     asked = once("UpdateAgentRuntime", params)
     key = RuntimeKey(scope, params["agentRuntimeId"])
-    receipt = _check_artifact(context, scope, normal, asked)
+    receipt = _check_objects(context, scope, normal, asked)
     if receipt is None:
         receipt = context.store.update_runtime(
             key, _new_version(params, normal), once=asked, max_versions=context.max_versions, now=context.now()
@@ -164,21 +164,40 @@ def _new_version(params: Params, normal: dict[str, Any]) -> NewVersion:
     return NewVersion(received, normal, params.get("description"))
 
 
-def _check_artifact(context: Context, scope: Scope, normal: dict[str, Any], asked: Once | None) -> Receipt | None:
-    """Refuse an artifact that can't be read; but a call that is only repeated gets its first answer (not None)."""
-    source = configuration.artifact_of(normal).source
-    try:
-        context.preparer.check_readable(source)
-    except ArtifactRejected as rejected:
-        refusal: FreeholdError = ValidationFailed(
-            f"The code artifact s3://{source.bucket}/{source.key} can't be read: {rejected}",
-            fields=(FieldProblem("agentRuntimeArtifact.codeConfiguration.code.s3", str(rejected)),),
-        )
-    else:
+def _check_objects(context: Context, scope: Scope, normal: dict[str, Any], asked: Once | None) -> Receipt | None:
+    """Refuse objects that can't be read; but a call that is only repeated gets its first answer (not None)."""
+    refusal = _unreadable(context, normal)
+    if refusal is None:
         return None
     if asked is not None and (receipt := context.store.replayed(scope, asked, now=context.now())) is not None:
         return receipt
     raise refusal
+
+
+def _unreadable(context: Context, normal: dict[str, Any]) -> ValidationFailed | None:
+    """What is wrong with the objects that a configuration names."""
+    source = configuration.artifact_of(normal).source
+    try:
+        context.preparer.check_readable(source)
+    except ArtifactRejected as rejected:
+        return ValidationFailed(
+            f"The code artifact s3://{source.bucket}/{source.key} can't be read: {rejected}",
+            fields=(FieldProblem("agentRuntimeArtifact.codeConfiguration.code.s3", str(rejected)),),
+        )
+    authorizer = authorizers.of(normal)
+    certificate = None if authorizer is None else authorizers.certificate_of(authorizer)
+    if certificate is None:
+        return None
+    try:
+        if context.certificates is None:
+            raise ArtifactRejected("This server reads no certificates.")
+        context.certificates.load(*certificate)
+    except ArtifactRejected as rejected:
+        member = f"{authorizers.MEMBER}.customJWTAuthorizer.certificateConfigurations.1.member.s3.uri"
+        return ValidationFailed(
+            f"1 validation error detected: at '{member}': {rejected}", fields=(FieldProblem(member, str(rejected)),)
+        )
+    return None
 
 
 def _identity(scope: Scope, runtime_id: str, workload_identity: str) -> dict[str, Any]:

@@ -15,16 +15,21 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from freehold.artifacts.source import Source
 from freehold.auth.sigv4 import Verifier
 from freehold.control.app import App
+from freehold.control.certificates import Certificates
 from freehold.control.context import Context
 from freehold.control.feed import Feed
+from freehold.control.fetching import Fetcher
+from freehold.control.key_sets import DEFAULT_AGES, Ages, KeySets
 from freehold.control.keys import StoredKeys
 from freehold.control.launches import Launches
 from freehold.control.metrics import Metrics
 from freehold.control.operator_api import OperatorApi, Uploads
 from freehold.control.paging import Pages
 from freehold.control.parity import HoldsBucket
+from freehold.control.reach import PUBLIC_INTERNET, Reach
 from freehold.control.reconciler import Preparer, Reconciler
 from freehold.control.retention import Retention
 from freehold.control.streams import Streams
@@ -49,6 +54,7 @@ class Control:
     reconciler: Reconciler
     keys: StoredKeys
     launches: Launches
+    key_sets: KeySets
     retention: Retention
     metrics: Metrics
     streams: Streams
@@ -65,6 +71,7 @@ class Control:
             # An answer without an end would hold up the stop of the HTTP server.
             self.streams.close()
             await self.launches.aclose()
+            await self.key_sets.aclose()
 
 
 def build(
@@ -80,6 +87,9 @@ def build(
     data_plane: dict[str, Any],
     logs_root: Path,
     holds_bucket: HoldsBucket,
+    source: Source | None = None,
+    reach: Reach = PUBLIC_INTERNET,
+    key_ages: Ages = DEFAULT_AGES,
     on_spans: Callable[[list[SpanRecord]], None] | None = None,
     now: Callable[[], datetime] = utc_now,
     max_runtimes: int = limits.MAX_RUNTIMES,
@@ -89,17 +99,32 @@ def build(
 
     `logs_root` is where the warden keeps agents' output; `holds_bucket` tells the server's own buckets from others.
     `bundles` is the directory of unpacked code; `data_plane` is what gateway workers are welcomed with: the data
-    plane's model (`aws.model.Service.to_data`); `on_spans` gets the spans that gateway workers have ended.
+    plane's model (`aws.model.Service.to_data`); `on_spans` gets the spans that gateway workers have ended. `source` is
+    where certificates of private authorities are read, if anywhere; `reach` says where identity providers may be.
     """
     keys = StoredKeys(store, vault, now=now)
     launches = Launches(store, preparer, bundles)
-    feed = Feed(store, keys, region=region, data_plane=data_plane, load_launch=launches.get, on_spans=on_spans)
+    certificates = None if source is None else Certificates(source)
+    key_sets = KeySets(Fetcher(reach), None if certificates is None else certificates.read, key_ages)
+    feed = Feed(
+        store,
+        keys,
+        region=region,
+        data_plane=data_plane,
+        key_sets=key_sets,
+        reach=reach,
+        load_launch=launches.get,
+        on_spans=on_spans,
+    )
+    key_sets.on_change = feed.key_set_changed
     reconciler = Reconciler(store, preparer, feed, warden, now=now)
     context = Context(
         store=store,
         preparer=preparer,
         pages=Pages(vault.derive("page tokens"), "agent runtimes"),
         now=now,
+        reach=reach,
+        certificates=certificates,
         max_runtimes=max_runtimes,
         max_versions=max_versions,
     )
@@ -127,4 +152,4 @@ def build(
         region=region,
         metrics=metrics,
     )
-    return Control(app, feed, reconciler, keys, launches, Retention(store, now=now), metrics, streams)
+    return Control(app, feed, reconciler, keys, launches, key_sets, Retention(store, now=now), metrics, streams)

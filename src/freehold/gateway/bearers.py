@@ -1,20 +1,142 @@
 """Who bears this token: JWT callers of one runtime version.
 
-Not for SigV4 (`freehold.auth.sigv4`). Invariant: a Principal comes only from a token that the version's own authorizer
-takes.
+Not for SigV4 (`freehold.auth.sigv4`), and not for the check itself (`freehold.auth.jwt`), whose verdicts are remembered
+here. Invariant: a Principal comes only from a token that the version's own authorizer takes by the keys that are good
+now; a verdict is remembered for MAX_VERDICT_S at the most, not beyond its token's end, and never for another runtime,
+another configuration or other keys.
 """
 
 from __future__ import annotations
 
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from freehold.auth import bearer
+from freehold.auth.jwt_claims import DEFAULT_SKEW_S, Authorizer
+from freehold.auth.jwt_refusals import TokenRefused, TokenUnreadable, UnknownKey
 from freehold.auth.sigv4 import SignatureRefused
+from freehold.control.protocol import GetKeySet
+from freehold.domain.errors import Unavailable
 from freehold.domain.principals import Principal
-from freehold.gateway.heads import RequestHead
+from freehold.gateway.exchange import Exchange
+from freehold.gateway.key_sets import KeySets
+from freehold.gateway.resource_metadata import Resources
 from freehold.gateway.targets import Target
+
+if TYPE_CHECKING:
+    from freehold.auth.jwt import Verified
+    from freehold.auth.jwt_keys import Keys
+
+MAX_VERDICT_S: Final = 60.0
+MAX_VERDICTS: Final = 10_000
+
+log = structlog.get_logger(__name__)
 
 
 class Bearers:
-    """Checks tokens."""
+    """Checks tokens. `now` is the time of day; `clock` counts seconds."""
 
-    async def check(self, head: RequestHead, target: Target) -> Principal:
-        """The caller. Raises AccessDenied."""
-        raise SignatureRefused.other_method()
+    def __init__(
+        self,
+        key_sets: KeySets,
+        resources: Resources,
+        *,
+        now: Callable[[], datetime],
+        skew_s: float = DEFAULT_SKEW_S,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._key_sets = key_sets
+        self._resources = resources
+        self._now = now
+        self._skew_s = skew_s
+        self._clock = clock
+        self._verdicts: dict[tuple[str, str, bytes], tuple[float, Principal]] = {}
+        """By authorizer, keys and token: until when it is remembered, and who bears it. Good ones alone."""
+
+    async def check(
+        self, exchange: Exchange, target: Target, authorizations: Sequence[bytes], *, opens_web_socket: bool = False
+    ) -> Principal:
+        """The caller, given the values of the Authorization headers. Raises TokenRefused, AccessDenied, Unavailable."""
+        head = exchange.head
+        try:
+            if opens_web_socket:
+                token = bearer.from_web_socket(authorizations, head.headers, head.raw_query)
+            else:
+                token = bearer.from_request(authorizations, head.raw_query)
+            return await self._of_token(target, token)
+        except (TokenRefused, TokenUnreadable, SignatureRefused) as refusal:
+            self._tell(exchange, target, refusal)
+            raise
+
+    async def issuer(self, target: Target) -> str:
+        """Whose tokens the target takes. Raises Unavailable when that can't be known just now."""
+        authorizer = target.contract.authorizer
+        assert authorizer is not None
+        try:
+            return (await self._key_sets.get(authorizer.key_set, _question(target))).issuer
+        except TokenRefused:
+            raise Unavailable("The identity provider can't be reached just now, please retry") from None
+
+    async def _of_token(self, target: Target, token: bytes) -> Principal:
+        """The bearer of `token`. Raises TokenRefused, TokenUnreadable, Unavailable."""
+        authorizer = target.contract.authorizer
+        if authorizer is None:
+            raise SignatureRefused.other_method()
+        keys = self._key_sets.current(authorizer.key_set)
+        if keys is None:
+            keys = await self._key_sets.get(authorizer.key_set, _question(target))
+        verdict = (authorizer.digest, keys.generation, hashlib.sha256(token).digest())
+        known = self._verdicts.get(verdict)
+        if known is not None and self._clock() < known[0]:
+            return known[1]
+        keys, verified = await self._verify(target, authorizer, keys, token)
+        principal = Principal(target.named.account, "", verified.owner, by_token=True)
+        self._remember((authorizer.digest, keys.generation, verdict[2]), verified, principal)
+        return principal
+
+    async def _verify(self, target: Target, authorizer: Authorizer, keys: Keys, token: bytes) -> tuple[Keys, Verified]:
+        # Imported by now: there are keys.
+        from freehold.auth import jwt
+
+        try:
+            return keys, jwt.verify(token, keys, authorizer, now=self._now().timestamp(), skew_s=self._skew_s)
+        except UnknownKey as unknown:
+            newer = await self._key_sets.newer(authorizer.key_set, _question(target), keys, unknown.wanted)
+            if newer is None:
+                raise
+        return newer, jwt.verify(token, newer, authorizer, now=self._now().timestamp(), skew_s=self._skew_s)
+
+    def _remember(self, verdict: tuple[str, str, bytes], verified: Verified, principal: Principal) -> None:
+        left_s = min(MAX_VERDICT_S, verified.expires_at - self._now().timestamp())
+        if left_s <= 0:
+            return
+        self._verdicts.pop(verdict, None)
+        self._verdicts[verdict] = (self._clock() + left_s, principal)
+        if len(self._verdicts) > MAX_VERDICTS:
+            # The oldest: none is remembered for long.
+            del self._verdicts[next(iter(self._verdicts))]
+
+    def _tell(
+        self, exchange: Exchange, target: Target, refusal: TokenRefused | TokenUnreadable | SignatureRefused
+    ) -> None:
+        """The log names what failed; whoever asked learns what AWS tells, and where to get a token."""
+        checks = ("another method",) if isinstance(refusal, SignatureRefused) else refusal.checks
+        log.info(
+            "gateway.token_refused",
+            checks=list(checks),
+            runtime_id=target.named.runtime_id,
+            endpoint=target.route.endpoint,
+            request_id=exchange.request_id,
+        )
+        if isinstance(refusal, TokenRefused):
+            exchange.also = [*exchange.also, (b"www-authenticate", self._resources.challenge(target))]
+
+
+def _question(target: Target) -> GetKeySet:
+    named = target.named
+    return GetKeySet(named.account, named.runtime_id, target.contract.version)

@@ -14,10 +14,10 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
-from freehold.auth import sigv4
-from freehold.auth.sigv4 import Pending, SignatureRefused, Verifier
+from freehold.auth.sigv4 import Pending, Verifier
 from freehold.domain.errors import FreeholdError
 from freehold.domain.principals import Principal
+from freehold.gateway import cors
 from freehold.gateway.bearers import Bearers
 from freehold.gateway.bodies import AtHand, Body, Streamed
 from freehold.gateway.bounds import GatewayLimits
@@ -25,7 +25,7 @@ from freehold.gateway.contracts import json_rpc
 from freehold.gateway.contracts.base import Rules
 from freehold.gateway.directory import Directory
 from freehold.gateway.exchange import Exchange
-from freehold.gateway.members import INVOKE
+from freehold.gateway.members import INVOKE, WEB_SOCKET
 from freehold.gateway.messages import Message
 from freehold.gateway.spool import Budget, Spool, too_large
 from freehold.gateway.targets import Target, Targets
@@ -86,11 +86,6 @@ class Callers:
         """Who calls `operation` on `runtime` (percent-encoded), and with what. Raises FreeholdError, ClientGone."""
         head = exchange.head
         credentials = [value for name, value in head.headers if name == b"authorization"]
-        is_signed = bool(credentials) and not (len(credentials) == 1 and credentials[0][:7].lower() == b"bearer ")
-        is_signed = is_signed or sigv4.is_presigned(head.raw_query)
-        pending = await self._check_head(exchange) if is_signed else None
-        if head.content_length is not None and head.content_length > max_body_bytes:
-            raise too_large(max_body_bytes)
         target: Target | None = None
         params: dict[str, Any] = {}
         verdict: FreeholdError | None = None
@@ -100,12 +95,11 @@ class Callers:
         except FreeholdError as error:
             verdict = error
         asked = _Asked(operation, runtime, target, params, verdict, max_body_bytes)
-        if target is not None and target.contract.takes_jwt:
-            if pending is not None:
-                raise SignatureRefused.other_method()
-            return await self._bearer(exchange, asked, target)
-        if pending is None:
-            raise SignatureRefused.other_method() if credentials else SignatureRefused.missing()
+        if target is not None and target.contract.authorizer is not None:
+            return await self._bearer(exchange, asked, target, credentials)
+        pending = await self._check_head(exchange)
+        if head.content_length is not None and head.content_length > max_body_bytes:
+            raise too_large(max_body_bytes)
         return await self._signer(exchange, pending, asked)
 
     async def hold(self, exchange: Exchange, call: Call) -> None:
@@ -132,12 +126,18 @@ class Callers:
         await exchange.read_body(body.write)
         exchange.account = pending.finish(body.sha256()).account
 
-    async def _bearer(self, exchange: Exchange, asked: _Asked, target: Target) -> Call:
+    async def _bearer(self, exchange: Exchange, asked: _Asked, target: Target, credentials: list[bytes]) -> Call:
         # That it is there, and what it speaks, is no secret: whoever asks is told where to get a token for it.
         asked.tell(exchange, target.rules)
-        principal = await self._bearers.check(exchange.head, target)
+        exchange.also = cors.ANSWER
+        principal = await self._bearers.check(
+            exchange, target, credentials, opens_web_socket=asked.operation == WEB_SOCKET
+        )
         exchange.account = principal.account
-        at_hand, size = exchange.body_at_hand(), exchange.head.content_length
+        size = exchange.head.content_length
+        if size is not None and size > asked.max_body_bytes:
+            raise too_large(asked.max_body_bytes)
+        at_hand = exchange.body_at_hand()
         if asked.verdict is not None:
             seen = Message(None if at_hand is None else AtHand(at_hand))
             asked.tell(exchange, target.rules, seen)

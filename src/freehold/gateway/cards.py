@@ -100,6 +100,7 @@ class Cards:
                 content_length=0,
                 trace=trace.context,
                 method=b"GET",
+                by_token=call.principal.by_token,
             )
             # A card costs little to ask for, and nothing says whether an idle connection is about to be closed.
             connection = await self._claims.connection(claim, fresh=True)

@@ -13,8 +13,9 @@ from typing import Any, Final
 
 import msgspec
 
-from freehold.domain.errors import NotFound, SessionEnded
-from freehold.gateway import headers
+from freehold.auth.sigv4 import SignatureRefused
+from freehold.domain.errors import FreeholdError, NotFound, SessionEnded
+from freehold.gateway import cors, headers
 from freehold.gateway.bearers import Bearers
 from freehold.gateway.bodies import document_of
 from freehold.gateway.bounds import GatewayLimits
@@ -27,12 +28,14 @@ from freehold.gateway.errors import UnknownOperation
 from freehold.gateway.exchange import Exchange
 from freehold.gateway.invoke import Invocations, note, session_key
 from freehold.gateway.members import CARD, INVOKE, STOP, WEB_SOCKET
+from freehold.gateway.resource_metadata import Resources
 from freehold.gateway.sweeper import Sweeper
 from freehold.gateway.targets import Targets
 from freehold.gateway.websocket.opening import WebSockets
 from freehold.observe.tracing import Tracer
 
 PREFIX: Final = b"/runtimes/"
+METADATA: Final = "GetRuntimeProtectedResourceMetadata"
 _OPERATIONS: Final[dict[bytes, str]] = {
     b"invocations": INVOKE,
     b"invocations/": INVOKE,
@@ -41,14 +44,14 @@ _OPERATIONS: Final[dict[bytes, str]] = {
     b"commands": "InvokeAgentRuntimeCommand",
     b"invocations/.well-known/agent-card.json": CARD,
     b"invocations/.well-known/agent.json": CARD,
-    b"invocations/.well-known/oauth-protected-resource": "GetRuntimeProtectedResourceMetadata",
+    b"invocations/.well-known/oauth-protected-resource": METADATA,
     b"ws": WEB_SOCKET,
     b"ws/shells": "InvokeAgentRuntimeCommandShell",
 }
 """What follows the runtime in a path of the data plane. Source: spec section 0."""
 _PLAIN_ARN: Final = re.compile(rb"([^/]+(?::|%3[Aa])runtime/[^/]+)/(ws|ws/shells)")
 """AWS's samples for browsers open WebSockets by ARNs that are not percent-encoded (spec section 0)."""
-_METHODS: Final = {INVOKE: "POST", STOP: "POST", CARD: "GET"}
+_METHODS: Final = {INVOKE: "POST", STOP: "POST", CARD: "GET", METADATA: "GET"}
 _IDENTITY_PREFIX: Final = b"/identities/"
 _IDENTITIES: Final = frozenset(
     {b"GetWorkloadAccessToken", b"GetWorkloadAccessTokenForJWT", b"GetWorkloadAccessTokenForUserId"}
@@ -81,14 +84,17 @@ class DataPlane:
         limits: GatewayLimits,
         region: str,
         public_url: str,
+        jwt_skew_s: float,
         now: Callable[[], datetime],
         tracer: Tracer,
     ) -> None:
         self._directory = directory
         self._claims = claims
         self._limits = limits
-        targets = Targets(directory, region=region)
-        self._callers = Callers(directory, targets, Bearers(), limits=limits, region=region, now=now)
+        self._targets = targets = Targets(directory, region=region)
+        self._resources = Resources(public_url, region)
+        self._bearers = Bearers(directory.key_sets, self._resources, now=now, skew_s=jwt_skew_s)
+        self._callers = Callers(directory, targets, self._bearers, limits=limits, region=region, now=now)
         self._invocations = Invocations(
             callers=self._callers, directory=directory, claims=claims, sweeper=sweeper, limits=limits, tracer=tracer
         )
@@ -109,10 +115,15 @@ class DataPlane:
         """Answer a request for `operation`; see exchange.Handler."""
         exchange.operation = operation
         method = _METHODS.get(operation)
-        if operation == INVOKE and exchange.head.method == "DELETE" and mcp.names_session(exchange.head.headers):
+        if exchange.head.method == "OPTIONS":
+            await self._preflight(exchange, runtime, method or "GET")
+        elif operation == INVOKE and exchange.head.method == "DELETE" and mcp.names_session(exchange.head.headers):
             await self._terminate(exchange, runtime)
         elif method is not None and exchange.head.method != method:
+            await self._answers_pages(exchange, runtime)
             _answer_wrong_method(exchange, method)
+        elif operation == METADATA:
+            await self._metadata(exchange, runtime)
         elif operation == INVOKE:
             await self._invocations.handle(exchange, runtime)
         elif operation == WEB_SOCKET:
@@ -124,6 +135,32 @@ class DataPlane:
         else:
             await self._callers.authenticate(exchange)
             raise UnknownOperation(f"Freehold does not have the operation {operation} yet")
+
+    async def _answers_pages(self, exchange: Exchange, runtime: bytes) -> bool:
+        """Whether pages in browsers may call the runtime: then this answer says so."""
+        try:
+            target = await self._targets.find(runtime, exchange.head.raw_query)
+        except FreeholdError:
+            return False
+        if target.contract.authorizer is None:
+            return False
+        exchange.also = cors.ANSWER
+        return True
+
+    async def _preflight(self, exchange: Exchange, runtime: bytes, method: str) -> None:
+        """A browser asks whether a page may call. Nobody else sends OPTIONS; no token comes with it."""
+        if not await self._answers_pages(exchange, runtime):
+            raise SignatureRefused.missing()
+        exchange.answer(200, cors.preflight(exchange.head.headers, method.encode()), b"")
+
+    async def _metadata(self, exchange: Exchange, runtime: bytes) -> None:
+        """Where to get tokens for a runtime: for anybody. One that takes none is as one that is not there."""
+        target = await self._targets.find(runtime, exchange.head.raw_query)
+        if target.contract.authorizer is None:
+            raise target.named.not_found()
+        exchange.also = cors.ANSWER
+        document = self._resources.document(target, await self._bearers.issuer(target))
+        exchange.answer(200, [(b"content-type", b"application/json")], document)
 
     async def _stop(self, exchange: Exchange, runtime: bytes) -> None:
         call = await self._callers.recognise(exchange, STOP, runtime, max_body_bytes=self._limits.max_small_body_bytes)

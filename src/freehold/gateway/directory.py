@@ -1,7 +1,8 @@
 """What control has told this worker: routes, contracts, access keys.
 
 Not for deciding anything: control knows. Invariant: nothing is remembered beyond control's `Changed`, nor beyond a
-new connection to it; while control is away nothing can change, so what is known stays good.
+new connection to it; while control is away nothing can change, so what is known stays good. (Keys of identity
+providers, which change without control, have rules of their own: `key_sets`.)
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from freehold.auth.keys import AccessKey
 from freehold.control import protocol
 from freehold.domain.errors import NotFound, Unavailable
 from freehold.gateway import eager
+from freehold.gateway.key_sets import KeySets
 from freehold.gateway.members import Members
 from freehold.observe.spans import SpanRecord
 
@@ -48,6 +50,7 @@ class Directory:
         self._keys: OrderedDict[str, AccessKey] = OrderedDict()
         self._routes: OrderedDict[tuple[str, str, str], protocol.EndpointRoute] = OrderedDict()
         self._contracts: OrderedDict[tuple[str, str, int], protocol.Contract] = OrderedDict()
+        self.key_sets: Final = KeySets(self._ask)
         self._members: Members | None = None
         self._link = ipc.Link(path, protocol.REPLIES, handler=self._told, on_connect=self._greet)
 
@@ -112,6 +115,7 @@ class Directory:
         self._keys.clear()
         self._routes.clear()
         self._contracts.clear()
+        self.key_sets.doubt()
         try:
             welcome, fds = await peer.call(protocol.Hello(self._worker), timeout_s=_HELLO_TIMEOUT_S)
         except TimeoutError:
@@ -136,6 +140,7 @@ class Directory:
             return
         for key_id in message.access_key_ids:
             self._keys.pop(key_id, None)
+        self.key_sets.forget(message.key_sets)
         changed = set(message.runtime_ids)
         if changed:
             for wanted in [w for w in self._routes if w[1] in changed]:

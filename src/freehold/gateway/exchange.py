@@ -122,6 +122,7 @@ class Exchange:
         "_connection",
         "_held",
         "account",
+        "also",
         "bytes_in",
         "bytes_out",
         "close_code",
@@ -150,6 +151,8 @@ class Exchange:
         self.request_id = ids.request_id()
         self.render_error: Callable[[WireError], Answer] = envelope
         """How this exchange's caller is told of failures."""
+        self.also: Headers = []
+        """Headers of the answer, whatever it is."""
         self.response_started = False
         self.status = 0
         # What is told of the exchange once it has ended (`observer`). Of the caller and of what was asked for only
@@ -312,6 +315,8 @@ class Exchange:
     def _start(self, status: int, headers: Headers) -> None:
         self.response_started = True
         self.status = status
+        if self.also:
+            headers = [*headers, *self.also]
         self._held = self._connection.response_head(self, status, headers)
 
     def _send(self, data: bytes) -> None:

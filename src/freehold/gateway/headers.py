@@ -1,7 +1,7 @@
 """Which headers pass: from a caller to the agent, and from the agent to the caller.
 
 Source: spec section 1.5 and the members of InvokeAgentRuntime. Not for authentication, whose headers pass neither
-way. Invariant: a header that no rule names does not pass.
+way, but for a token that the runtime's allowlist names. Invariant: a header that no rule names does not pass.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ REQUEST_ID: Final = b"x-amzn-bedrock-agentcore-runtime-request-id"
 USER_ID: Final = b"x-amzn-bedrock-agentcore-runtime-user-id"
 
 _TO_AGENT: Final = frozenset({b"baggage", b"content-type", b"accept", USER_ID})
+_TO_AGENT_BY_TOKEN: Final = _TO_AGENT - {USER_ID}
+_AUTHORIZATION: Final = b"authorization"
 _TO_CALLER: Final = trace_context.NAMES | {b"baggage", b"content-type"}
 
 
@@ -37,18 +39,19 @@ def agent_request(
     trace: Context,
     added: Headers | None = None,
     method: bytes = b"POST",
+    by_token: bool,
 ) -> bytes:
     """The head of the request to the agent, as a part of `trace`, whatever was received of one.
 
     `content_length` is None for a body that is passed on in chunks, as it comes. `added` are sent beside what was
-    received. Raises ValidationFailed for an allowed header that is too long.
+    received. For `by_token` see add_passing. Raises ValidationFailed for an allowed header that is too long.
     """
     framing = b"transfer-encoding: chunked" if content_length is None else b"content-length: %d" % content_length
     lines = [
         b"%b %b HTTP/1.1\r\nhost: 127.0.0.1:%d\r\n%b\r\n" % (method, target, port, framing),
         b"%b: %b\r\n%b: %b\r\n" % (SESSION_ID, session_id.encode(), REQUEST_ID, request_id.encode()),
     ]
-    if not add_passing(lines, received, rules=rules, allowlist=allowlist):
+    if not add_passing(lines, received, rules=rules, allowlist=allowlist, by_token=by_token):
         lines.append(b"content-type: application/json\r\n")
     lines += [b"%b: %b\r\n" % header for header in trace.headers()]
     if added:
@@ -57,15 +60,22 @@ def agent_request(
     return b"".join(lines)
 
 
-def add_passing(lines: list[bytes], received: Headers, *, rules: Rules, allowlist: frozenset[bytes]) -> bool:
+def add_passing(
+    lines: list[bytes], received: Headers, *, rules: Rules, allowlist: frozenset[bytes], by_token: bool
+) -> bool:
     """Add to `lines` what reaches the agent of a request's headers; whether its content type does.
 
-    Raises ValidationFailed for an allowed header that is too long.
+    `by_token` says that the caller has shown a token: that may be passed on where it is allowed, a signature never; and
+    who the caller is, is what the token says, not the header for callers that speak for others. Raises ValidationFailed
+    for an allowed header that is too long.
     """
+    passed = _TO_AGENT_BY_TOKEN if by_token else _TO_AGENT
+    if not by_token and _AUTHORIZATION in allowlist:
+        allowlist -= {_AUTHORIZATION}
     also, prefixes, withheld = rules.request_headers, rules.request_prefixes, rules.withheld_headers
     has_type = False
     for name, value in received:
-        if name in _TO_AGENT or name in also or (prefixes and name.startswith(prefixes)):
+        if name in passed or name in also or (prefixes and name.startswith(prefixes)):
             if name == b"content-type":
                 if has_type:
                     continue

@@ -143,6 +143,7 @@ class Invocations:
                     content_length=body.size,
                     trace=trace.context,
                     added=asked.told_agent(claim.agent_session) if rules.has_sessions else None,
+                    by_token=call.principal.by_token,
                 )
                 connection = await self._claims.connection(claim, fresh=fresh)
             except NotFound:

@@ -18,6 +18,7 @@ from typing import Final
 import msgspec
 import structlog
 
+from freehold.auth.jwt_claims import DEFAULT_SKEW_S
 from freehold.control.protocol import GatewayCounts
 from freehold.gateway import dataplane
 from freehold.gateway.bounds import GatewayLimits
@@ -98,7 +99,7 @@ class Worker:
 
     `warden_path`, `feed_path` and `control_path` are the Unix sockets of the warden, of control's feed, and of
     control's HTTP server. `public_url` is where callers reach all workers: scheme and authority. `now` is the time of
-    day by which signatures are judged; `clock` counts seconds for everything else.
+    day by which signatures and tokens are judged; `clock` counts seconds for everything else.
     """
 
     def __init__(
@@ -111,6 +112,7 @@ class Worker:
         region: str,
         worker: int,
         public_url: str = "",
+        jwt_skew_s: float = DEFAULT_SKEW_S,
         watch: Watch | None = None,
         now: Callable[[], datetime] = _utc_now,
         limits: GatewayLimits | None = None,
@@ -123,6 +125,7 @@ class Worker:
         self._region = region
         self._worker = worker
         self._public_url = public_url
+        self._jwt_skew_s = jwt_skew_s
         self._watch = watch or Watch()
         self._now = now
         self._limits = limits or GatewayLimits()
@@ -159,6 +162,7 @@ class Worker:
                 limits=limits,
                 region=self._region,
                 public_url=self._public_url,
+                jwt_skew_s=self._jwt_skew_s,
                 now=self._now,
             )
             forwarder = ControlForwarder(self._control_path, sweeper, limits)

@@ -91,7 +91,6 @@ def test_a_lifecycle_of_instances_is_refused_for_sandboxes(said: dict[str, int],
             "networkConfiguration.networkModeConfig",
             {"networkConfiguration": {"networkMode": "PUBLIC", "networkModeConfig": {"subnets": ["s"]}}},
         ),
-        ("authorizerConfiguration", {"authorizerConfiguration": {"customJWTAuthorizer": {"discoveryUrl": "u"}}}),
         ("hooksConfiguration", {"hooksConfiguration": {"build": {"warmup": {}}}}),
         ("filesystemConfigurations", {"filesystemConfigurations": [{"sessionStorage": {"mountPath": "/mnt/a"}}]}),
         ("capacityProviderConfiguration", {"capacityProviderConfiguration": {"capacityProviderArn": "a"}}),
@@ -206,7 +205,12 @@ def members(of: Service, shape: str, path: str = "") -> Iterator[str]:
             yield path + name
 
 
+JWT = "authorizerConfiguration.customJWTAuthorizer"
 UNDERSTOOD = {
+    *(f"{JWT}.{name}" for name in ("discoveryUrl", "allowedAudience", "allowedClients", "allowedScopes")),
+    *(f"{JWT}.{name}" for name in ("advertisedScopeMapping", "customClaims", "certificateConfigurations")),
+    f"{JWT}.privateEndpoint.selfManagedLatticeResource.resourceConfigurationIdentifier",
+    f"{JWT}.privateEndpointOverrides",
     *("agentRuntimeId", "agentRuntimeName", "clientToken", "description", "environmentVariables", "platformVersion"),
     *("roleArn", "tags", "lifecycleConfiguration.idleRuntimeSessionTimeout", "lifecycleConfiguration.maxLifetime"),
     *("metadataConfiguration.requireMMDSV2", "networkConfiguration.networkMode", "protocolConfiguration.port"),

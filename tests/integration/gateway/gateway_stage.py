@@ -11,6 +11,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,6 +23,7 @@ from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
 from freehold import ipc
+from freehold.auth.jwt_claims import Authorizer
 from freehold.auth.keys import AccessKey
 from freehold.aws import model
 from freehold.control import protocol as control_protocol
@@ -33,6 +35,7 @@ from freehold.gateway.worker import Worker
 from freehold.warden import protocol as warden_protocol
 
 T = TypeVar("T")
+PUBLIC_URL = "https://agents.example"
 REGION = "eu-central-1"
 ACCOUNT = "111122223333"
 OTHER_ACCOUNT = "444455556666"
@@ -59,6 +62,10 @@ class FakeControl:
         self.keys = {key.access_key_id: key for key in (KEY, OTHER_KEY)}
         self.routes = {(ACCOUNT, RUNTIME_ID, "DEFAULT"): 1}
         self.contracts: dict[int, control_protocol.Contract] = {}
+        self.key_sets: dict[str, control_protocol.KeySet | control_protocol.NoKeySet] = {}
+        """By the runtime that is asked for."""
+        self.lacking: list[str | None] = []
+        """What was asked for with each question for a key set."""
         self.asked: Counter[str] = Counter()
         self.peers: list[ipc.Peer] = []
         self.http: list[bytes] = []
@@ -79,6 +86,9 @@ class FakeControl:
                 return control_protocol.EndpointRoute(account, runtime_id, qualifier, version)
             case control_protocol.GetContract(_, _, version):
                 return self.contracts[version]
+            case control_protocol.GetKeySet(_, runtime_id, _, lacking):
+                self.lacking.append(lacking)
+                return self.key_sets[runtime_id]
             case control_protocol.GetAccessKey(access_key_id):
                 key = self.keys.get(access_key_id)
                 if key is None:
@@ -181,8 +191,12 @@ class FakeWarden:
 class Stage:
     """Everything, running in a thread of its own. Use as a context manager."""
 
-    def __init__(self, directory: Path, limits: GatewayLimits | None = None) -> None:
+    def __init__(
+        self, directory: Path, limits: GatewayLimits | None = None, now: Callable[[], datetime] | None = None
+    ) -> None:
         self.directory = directory
+        self.now = now or (lambda: datetime.now(UTC))
+        """The time of day by which the worker judges."""
         self.limits = limits or GatewayLimits()
         self.control = FakeControl()
         self.warden = FakeWarden()
@@ -208,7 +222,12 @@ class Stage:
         takes_jwt: bool = False,
     ) -> None:
         self.control.contracts[version] = control_protocol.Contract(
-            version, protocol, 8080, list(allowed), path=path, takes_jwt=takes_jwt
+            version,
+            protocol,
+            8080,
+            list(allowed),
+            path=path,
+            authorizer=Authorizer("digest", "keys") if takes_jwt else None,
         )
 
     # -- running --------------------------------------------------------------------------------------------------
@@ -261,6 +280,7 @@ class Stage:
             region=REGION,
             worker=0,
             public_url=PUBLIC_URL,
+            now=lambda: self.now(),
             limits=self.limits,
         )
         try:
@@ -335,9 +355,11 @@ class Stage:
 
         return self.run(call())
 
-    def changed(self, *, runtime_ids: Sequence[str] = (), access_key_ids: Sequence[str] = ()) -> None:
+    def changed(
+        self, *, runtime_ids: Sequence[str] = (), access_key_ids: Sequence[str] = (), key_sets: Sequence[str] = ()
+    ) -> None:
         """Control tells of a change, and has the worker's confirmation."""
-        message = control_protocol.Changed(list(runtime_ids), list(access_key_ids))
+        message = control_protocol.Changed(list(runtime_ids), list(access_key_ids), list(key_sets))
 
         async def tell() -> None:
             for peer in self.control.peers:

@@ -22,6 +22,7 @@ from gateway_stage import (
     read_response,
 )
 
+from freehold.auth.jwt_claims import Authorizer
 from freehold.control.protocol import Contract
 from freehold.domain.principals import Principal
 from freehold.domain.runtimes import ServerProtocol
@@ -32,11 +33,11 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n"
 
 @pytest.fixture(autouse=True)
 def jwt(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def check(_self: Bearers, _head: Any, _target: Any) -> Principal:
-        return Principal(ACCOUNT, "arn", "jwt:one")
+    async def check(_self: Bearers, *_request: Any) -> Principal:
+        return Principal(ACCOUNT, "", "jwt:one", by_token=True)
 
     monkeypatch.setattr(Bearers, "check", check)
-    stage.control.contracts[1] = Contract(1, ServerProtocol.HTTP, 8080, [], takes_jwt=True)
+    stage.control.contracts[1] = Contract(1, ServerProtocol.HTTP, 8080, [], Authorizer("digest", "keys"))
 
 
 def head(*lines: str) -> bytes:

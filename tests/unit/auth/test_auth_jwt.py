@@ -17,6 +17,7 @@ from freehold.auth import bearer, jwt, jwt_keys
 from freehold.auth.jwt_claims import Authorizer, ClaimRule
 from freehold.auth.jwt_keys import Keys
 from freehold.auth.jwt_refusals import TokenRefused, TokenUnreadable, UnknownKey
+from freehold.auth.public_keys import generation_of
 from freehold.auth.sigv4 import SignatureRefused
 from freehold.domain.errors import FreeholdError, Unauthenticated
 
@@ -26,7 +27,7 @@ BY_WIRE = ("a token with a space behind the header's name", "an Authorization fo
 
 def keys_of(document: Any, issuer: str = ISSUER) -> Keys:
     keys, _ = jwt_keys.read_key_set(json.dumps(document).encode())
-    return Keys(issuer, jwt_keys.generation_of(issuer, keys), keys)
+    return Keys(issuer, generation_of(issuer, keys), keys)
 
 
 KEYS = keys_of(jwt_cases.KEY_SET)
@@ -52,8 +53,8 @@ def authorizer(name: str) -> Authorizer:
 
 
 def judge(case: Case) -> jwt.Verified:
-    headers = [(name.lower().encode(), value.strip().encode()) for name, value in case.headers()]
-    token = bearer.from_request(headers, case.query.encode())
+    authorizations = [value.strip().encode() for name, value in case.headers() if name.lower() == "authorization"]
+    token = bearer.from_request(authorizations, case.query.encode())
     return jwt.verify(token, KEYS, authorizer(case.runtime), now=NOW)
 
 
@@ -186,9 +187,9 @@ def test_a_generation_is_of_issuer_and_keys_and_not_of_their_order():
     one, _ = jwt_keys.read_key_set(json.dumps(jwt_cases.KEY_SET).encode())
     turned, _ = jwt_keys.read_key_set(json.dumps({"keys": jwt_cases.KEY_SET["keys"][::-1]}).encode())
     fewer, _ = jwt_keys.read_key_set(json.dumps({"keys": jwt_cases.KEY_SET["keys"][1:]}).encode())
-    assert jwt_keys.generation_of(ISSUER, one) == jwt_keys.generation_of(ISSUER, turned)
-    assert jwt_keys.generation_of(ISSUER, one) != jwt_keys.generation_of(ISSUER, fewer)
-    assert jwt_keys.generation_of(ISSUER, one) != jwt_keys.generation_of(ISSUER + "/", one)
+    assert generation_of(ISSUER, one) == generation_of(ISSUER, turned)
+    assert generation_of(ISSUER, one) != generation_of(ISSUER, fewer)
+    assert generation_of(ISSUER, one) != generation_of(ISSUER + "/", one)
 
 
 def test_private_parts_that_an_issuer_publishes_by_mistake_go_no_further():
@@ -253,6 +254,11 @@ def offered(*values: str, **more: str) -> list[tuple[bytes, bytes]]:
     return found + [(name.encode(), value.encode()) for name, value in more.items()]
 
 
+def from_web_socket(headers: list[tuple[bytes, bytes]], query: bytes = b"") -> bytes:
+    authorizations = [value for name, value in headers if name == b"authorization"]
+    return bearer.from_web_socket(authorizations, headers, query)
+
+
 NAME = bearer.SUBPROTOCOL.decode()
 ENCODED = jwt_tokens.b64(b"a.b.c")
 
@@ -267,12 +273,12 @@ ENCODED = jwt_tokens.b64(b"a.b.c")
     ],
 )
 def test_a_browser_brings_its_token_as_a_subprotocol(headers: list[tuple[bytes, bytes]]):
-    assert bearer.from_web_socket(headers, b"") == (b"a.b.c", bearer.SUBPROTOCOL)
+    assert from_web_socket(headers) == b"a.b.c"
 
 
 def test_a_web_socket_may_bring_its_token_as_any_request_does():
     headers = offered("chat", authorization="Bearer a.b.c")
-    assert bearer.from_web_socket(headers, b"qualifier=DEFAULT") == (b"a.b.c", None)
+    assert from_web_socket(headers, b"qualifier=DEFAULT") == b"a.b.c"
 
 
 @pytest.mark.parametrize(
@@ -289,11 +295,11 @@ def test_a_web_socket_may_bring_its_token_as_any_request_does():
 )
 def test_a_subprotocol_that_is_not_one_token_is_refused(headers: list[tuple[bytes, bytes]]):
     with pytest.raises(TokenUnreadable):
-        bearer.from_web_socket(headers, b"")
+        from_web_socket(headers)
 
 
 def test_without_any_token_a_web_socket_is_refused():
     with pytest.raises(TokenRefused, match="Missing Authentication Token"):
-        bearer.from_web_socket(offered("chat"), b"")
+        from_web_socket(offered("chat"))
     with pytest.raises(SignatureRefused):
-        bearer.from_web_socket(offered(f"{NAME}.{ENCODED}, {NAME}"), b"a=b&X-Amz-Signature=c")
+        from_web_socket(offered(f"{NAME}.{ENCODED}, {NAME}"), b"a=b&X-Amz-Signature=c")

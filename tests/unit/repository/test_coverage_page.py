@@ -58,9 +58,10 @@ def with_member(operation: str, path: str) -> dict[str, Any]:
     shape, params = model(CONTROL, operation).input_shape, dict(MINIMAL)
     place, names = params, path.split(".")
     for name in names[:-1]:
-        shape = shape.members[name]
-        place[name] = {}
-        place = place[name]
+        shape = shape.members[name.removesuffix("[]")]
+        inner: dict[str, Any] = {}
+        place[name.removesuffix("[]")] = [inner] if name.endswith("[]") else inner
+        shape, place = shape.member if name.endswith("[]") else shape, inner
     place[names[-1]] = value(shape.members[names[-1]])
     return params
 
@@ -138,7 +139,7 @@ def test_the_operations_are_those_that_control_has():
 def test_what_is_said_to_be_refused_is_refused_by_name(operation: str, path: str):
     with pytest.raises(ValidationFailed) as refusal:
         configuration.normalise(with_member(operation, path))
-    assert path in [problem.name for problem in refusal.value.fields]
+    assert path.replace("[]", ".1.member") in [problem.name for problem in refusal.value.fields]
 
 
 def test_what_is_said_to_work_is_accepted_and_told_again():
@@ -147,6 +148,12 @@ def test_what_is_said_to_work_is_accepted_and_told_again():
         "protocolConfiguration": {"serverProtocol": "AGUI", "port": 9000},
         "lifecycleConfiguration": {"idleRuntimeSessionTimeout": 60, "maxLifetime": 120},
         "requestHeaderConfiguration": {"requestHeaderAllowlist": ["X-Colour"]},
+        "authorizerConfiguration": {
+            "customJWTAuthorizer": {
+                "discoveryUrl": "https://id.example/.well-known/openid-configuration",
+                "allowedClients": ["app"],
+            }
+        },
         "environmentVariables": {"A": "b"},
         "description": "what it is",
         "platformVersion": "V1",

@@ -18,13 +18,12 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
+from freehold.auth import bearer
 from freehold.domain.errors import FieldProblem, FreeholdError, ValidationFailed
 from freehold.domain.limits import ALLOWED_HEADER_VALUE_BYTES
 from freehold.gateway import headers
 from freehold.gateway.heads import Headers, RequestHead, ResponseHead
 
-BEARER_SUBPROTOCOL: Final = b"base64UrlBearerAuthorization"
-"""The one subprotocol there is (spec section 1.7): a browser's way to send a token."""
 VERSION: Final = b"13"
 _CUSTOM: Final = b"x-amzn-bedrock-agentcore-runtime-custom-"
 _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
@@ -73,7 +72,8 @@ def read(head: RequestHead) -> Opening:
     session_id, custom, agent_query = _read_query(head)
     return Opening(
         key=keys[0],
-        subprotocol=BEARER_SUBPROTOCOL if BEARER_SUBPROTOCOL in offered else None,
+        # The one subprotocol there is (spec section 1.7): a browser's way to send a token.
+        subprotocol=bearer.SUBPROTOCOL if bearer.SUBPROTOCOL in offered else None,
         session_id=session_id,
         custom=custom,
         agent_query=agent_query,

@@ -93,7 +93,9 @@ class WebSockets:
                     contract = await self._directory.contract(key.account, key.runtime_id, claim.version)
                     rules = rules_of(contract)
                 agent_key = handshake.new_key()
-                request_head = _agent_request(exchange, opening, rules, contract, key, agent_key, trace)
+                request_head = _agent_request(
+                    exchange, opening, rules, contract, key, agent_key, trace, by_token=call.principal.by_token
+                )
                 connection = await self._connection(claim)
             except NotFound:
                 # Nothing has been sent: whoever joins now gets a new session.
@@ -249,6 +251,8 @@ def _agent_request(
     key: SessionKey,
     agent_key: bytes,
     trace: Trace,
+    *,
+    by_token: bool,
 ) -> bytes:
     """The head of the handshake with the agent. Raises ValidationFailed when its protocol has none."""
     if rules.web_socket_target is None:
@@ -262,6 +266,6 @@ def _agent_request(
     ]
     lines += [b"%b: %b\r\n" % header for header in told]
     allowlist = frozenset(allowed.encode() for allowed in contract.header_allowlist)
-    headers.add_passing(lines, exchange.head.headers, rules=rules, allowlist=allowlist)
+    headers.add_passing(lines, exchange.head.headers, rules=rules, allowlist=allowlist, by_token=by_token)
     lines.append(b"\r\n")
     return b"".join(lines)
