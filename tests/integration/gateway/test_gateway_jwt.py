@@ -66,7 +66,9 @@ def reset(stage: Stage) -> Stage:
     for name, version in VERSIONS.items():
         control.routes[ACCOUNT, runtime_id(name), "DEFAULT"] = version
         judged_by = jwt_runtimes.authorizer(name, account=ACCOUNT, runtime_id=runtime_id(name))
-        control.contracts[version] = Contract(version, ServerProtocol.HTTP, 8080, ["authorization"], judged_by)
+        control.contracts[version] = Contract(
+            version, ServerProtocol.HTTP, 8080, ["authorization"], authorizer=judged_by
+        )
         control.key_sets[runtime_id(name)] = jwt_runtimes.key_set()
     stage.agent = echo
     stage.warden.version = 1
@@ -199,7 +201,7 @@ def test_a_token_for_a_runtime_that_takes_signatures_is_another_method(stage: St
 def advertise(stage: Stage, **more: Any) -> None:
     judged_by = jwt_runtimes.authorizer("scopes", account=ACCOUNT, runtime_id=runtime_id("scopes"), **more)
     version = VERSIONS["scopes"]
-    stage.control.contracts[version] = Contract(version, ServerProtocol.HTTP, 8080, [], judged_by)
+    stage.control.contracts[version] = Contract(version, ServerProtocol.HTTP, 8080, [], authorizer=judged_by)
 
 
 def test_scopes_are_advertised_by_their_mapping(stage: Stage):
@@ -244,7 +246,7 @@ def test_metadata_is_read_and_not_posted(stage: Stage):
 def test_an_ag_ui_client_is_told_of_a_refusal_in_an_event(stage: Stage):
     version = VERSIONS["clients"]
     judged_by = stage.control.contracts[version].authorizer
-    stage.control.contracts[version] = Contract(version, ServerProtocol.AGUI, 8080, [], judged_by)
+    stage.control.contracts[version] = Contract(version, ServerProtocol.AGUI, 8080, [], authorizer=judged_by)
     stage.changed(runtime_ids=[runtime_id("clients")])
     status, headers, body = send(stage, "clients", [])
     assert (status, headers["content-type"]) == (401, "text/event-stream")
@@ -273,7 +275,7 @@ def test_a_token_reaches_the_agent_where_it_is_allowed_and_a_user_id_never(stage
     assert "somebody-else" not in seen
     version = VERSIONS["clients"]
     judged_by = stage.control.contracts[version].authorizer
-    stage.control.contracts[version] = Contract(version, ServerProtocol.HTTP, 8080, [], judged_by)
+    stage.control.contracts[version] = Contract(version, ServerProtocol.HTTP, 8080, [], authorizer=judged_by)
     stage.changed(runtime_ids=[runtime_id("clients")])
     assert "authorization" not in send(stage, "clients", headers)[2].decode()
 
@@ -403,7 +405,7 @@ def test_a_new_configuration_is_what_counts_not_a_remembered_verdict(stage: Stag
     judged_by = jwt_runtimes.authorizer(
         "clients", account=ACCOUNT, runtime_id=runtime_id("clients"), allowedClients=["other"]
     )
-    stage.control.contracts[version] = Contract(version, ServerProtocol.HTTP, 8080, [], judged_by)
+    stage.control.contracts[version] = Contract(version, ServerProtocol.HTTP, 8080, [], authorizer=judged_by)
     stage.changed(runtime_ids=[runtime_id("clients")])
     assert send(stage, "clients", good())[0] == 401
 

@@ -37,7 +37,7 @@ def jwt(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
         return Principal(ACCOUNT, "", "jwt:one", by_token=True)
 
     monkeypatch.setattr(Bearers, "check", check)
-    stage.control.contracts[1] = Contract(1, ServerProtocol.HTTP, 8080, [], Authorizer("digest", "keys"))
+    stage.control.contracts[1] = Contract(1, ServerProtocol.HTTP, 8080, [], authorizer=Authorizer("digest", "keys"))
 
 
 def head(*lines: str) -> bytes:
