@@ -58,16 +58,20 @@ class Bearers:
         self._verdicts: dict[tuple[str, str, bytes], tuple[float, Principal]] = {}
         """By authorizer, keys and token: until when it is remembered, and who bears it. Good ones alone."""
 
-    async def check(
-        self, exchange: Exchange, target: Target, authorizations: Sequence[bytes], *, opens_web_socket: bool = False
-    ) -> Principal:
+    async def check(self, exchange: Exchange, target: Target, authorizations: Sequence[bytes]) -> Principal:
         """The caller, given the values of the Authorization headers. Raises TokenRefused, AccessDenied, Unavailable."""
+        try:
+            token = bearer.from_request(authorizations, exchange.head.raw_query)
+            return await self._of_token(target, token)
+        except (TokenRefused, TokenUnreadable, SignatureRefused) as refusal:
+            self._tell(exchange, target, refusal)
+            raise
+
+    async def check_web_socket(self, exchange: Exchange, target: Target, authorizations: Sequence[bytes]) -> Principal:
+        """The caller of a WebSocket's handshake, whose token may also be among its subprotocols; as `check`."""
         head = exchange.head
         try:
-            if opens_web_socket:
-                token = bearer.from_web_socket(authorizations, head.headers, head.raw_query)
-            else:
-                token = bearer.from_request(authorizations, head.raw_query)
+            token = bearer.from_web_socket(authorizations, head.headers, head.raw_query)
             return await self._of_token(target, token)
         except (TokenRefused, TokenUnreadable, SignatureRefused) as refusal:
             self._tell(exchange, target, refusal)

@@ -130,9 +130,8 @@ class Callers:
         # That it is there, and what it speaks, is no secret: whoever asks is told where to get a token for it.
         asked.tell(exchange, target.rules)
         exchange.also = cors.ANSWER
-        principal = await self._bearers.check(
-            exchange, target, credentials, opens_web_socket=asked.operation == WEB_SOCKET
-        )
+        check = self._bearers.check_web_socket if asked.operation == WEB_SOCKET else self._bearers.check
+        principal = await check(exchange, target, credentials)
         exchange.account = principal.account
         size = exchange.head.content_length
         if size is not None and size > asked.max_body_bytes:

@@ -21,7 +21,6 @@ import pytest
 from exchanges import EXCHANGE_HEADER, After, Conversation, Exchange, Framing, Leaves, conversations
 from gateway_stage import ACCOUNT, DEADLINE_S, INVOCATIONS, RUNTIME_ID, SESSION_HEADER, Stage, eventually, signed
 
-from freehold.control.protocol import Contract
 from freehold.domain.principals import Principal
 from freehold.domain.runtimes import ServerProtocol
 from freehold.gateway.bearers import Bearers
@@ -320,15 +319,13 @@ async def converse(stage: Stage, agents: Agents, wanted: list[Conversation]) -> 
 def test_generated_exchanges_are_relayed_byte_for_byte(
     stages: Callable[..., Stage], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    async def check(_self: Bearers, _head: Any, _target: Any) -> Principal:
-        return Principal(ACCOUNT, "arn", "jwt:one")
+    async def check(_self: Bearers, *_request: Any) -> Principal:
+        return Principal(ACCOUNT, "", "jwt:one", by_token=True)
 
     monkeypatch.setattr(Bearers, "check", check)
     stage = stages()
     for version in (1, 2):
-        stage.control.contracts[version] = Contract(
-            version, ServerProtocol.HTTP, 8080, [EXCHANGE_HEADER.lower()], takes_jwt=version == 2
-        )
+        stage.contract(version, ServerProtocol.HTTP, EXCHANGE_HEADER.lower(), takes_jwt=version == 2)
     stage.control.routes[ACCOUNT, RUNTIME_ID, "jwt"] = 2
     wanted = list(conversations(SEED, COUNT))
     agents = Agents({e.number: e for conversation in wanted for e in conversation.exchanges})

@@ -26,8 +26,11 @@ from gateway_stage import (
     signed,
 )
 from jwt_cases import ATTACKS, MISSING, NEAR_MISSES, OTHER_METHOD, Case
-from jwt_tokens import ISSUER, NOW, public_jwk
+from jwt_tokens import ISSUER, NOW, b64, public_jwk
+from web_socket_peers import Client, accepting, text, upgrade_headers
+from web_socket_peers import echo as echo_frames
 
+from freehold.auth import bearer
 from freehold.control.protocol import Contract, KeySet, NoKeySet
 from freehold.domain.runtimes import ServerProtocol
 from freehold.domain.sessions import EndReason
@@ -314,6 +317,45 @@ def test_a_session_is_stopped_by_its_owner_alone(stage: Stage):
     assert (status, headers["x-amzn-errortype"]) == (404, "ResourceNotFoundException")
     assert send(stage, "audience", [], **stop)[0] == 401
     assert send(stage, "audience", good("audience", sub="alice", iat=NOW - 6), **stop)[0] == 200
+
+
+# -- WebSockets ---------------------------------------------------------------------------------------------------
+
+
+def open_socket(stage: Stage, **handshake: str | None) -> Client:
+    lines = [f"GET {path_of('clients', 'ws')} HTTP/1.1", "Host: x"]
+    lines += [f"{name}: {value}" for name, value in upgrade_headers(**handshake).items()]
+    return Client(stage, "\r\n".join(lines).encode() + b"\r\n\r\n")
+
+
+def test_a_page_opens_a_web_socket_with_its_token_among_the_subprotocols(stage: Stage):
+    stage.agent = accepting(echo_frames)
+    name, encoded = bearer.SUBPROTOCOL.decode(), b64(Case("").token().encode())
+    with open_socket(stage, sec_websocket_protocol=f"{name}.{encoded}, {name}") as client:
+        assert client.headers["sec-websocket-protocol"] == name
+        client.send(text(b"hello"))
+        assert client.frame().data == b"hello"
+    with open_socket(stage, authorization=good()[0][1]) as client:
+        assert "sec-websocket-protocol" not in client.headers
+
+
+@pytest.mark.parametrize(
+    ("subprotocols", "status"),
+    [(None, 401), ("{}.{bad}, {}", 401), ("{}.{good}", 403), ("{}.{good}, {}.{good}, {}", 403)],
+)
+def test_a_page_without_one_good_token_opens_no_web_socket(stage: Stage, subprotocols: str | None, status: int):
+    stage.agent = accepting(echo_frames)
+    name = bearer.SUBPROTOCOL.decode()
+    tokens = {"good": Case("").token(), "bad": Case("", signer="rsa/stranger").token()}
+    offered = subprotocols
+    if offered is not None:
+        offered = offered.replace("{}", name)
+        for which, token in tokens.items():
+            offered = offered.replace(f"{{{which}}}", b64(token.encode()))
+    client = open_socket(stage, sec_websocket_protocol=offered)
+    client.sock.close()
+    assert client.status == status
+    assert stage.warden.claims == []
 
 
 # -- pages in browsers --------------------------------------------------------------------------------------------
