@@ -19,7 +19,7 @@ import structlog
 from freehold.auth import bearer
 from freehold.auth.jwt_claims import DEFAULT_SKEW_S, Authorizer
 from freehold.auth.jwt_refusals import TokenRefused, TokenUnreadable, UnknownKey
-from freehold.auth.sigv4 import SignatureRefused
+from freehold.auth.sigv4 import SignatureRefused, is_presigned
 from freehold.control.protocol import GetKeySet
 from freehold.domain.errors import Unavailable
 from freehold.domain.principals import Principal
@@ -56,13 +56,20 @@ class Bearers:
         self._skew_s = skew_s
         self._clock = clock
         self._verdicts: dict[tuple[str, str, bytes], tuple[float, Principal]] = {}
-        """By authorizer, keys and token: until when it is remembered, and who bears it. Good ones alone."""
+        """By authorizer, keys and the hash of what was sent: until when it is remembered, and who bears it. Good ones
+        alone."""
 
     async def check(self, exchange: Exchange, target: Target, authorizations: Sequence[bytes]) -> Principal:
         """The caller, given the values of the Authorization headers. Raises TokenRefused, AccessDenied, Unavailable."""
+        raw_query = exchange.head.raw_query
+        if len(authorizations) == 1 and not (raw_query and is_presigned(raw_query)):
+            # By what was sent, so that what has been good is not read again.
+            known = self._known(target, authorizations[0])
+            if known is not None:
+                return known
         try:
-            token = bearer.from_request(authorizations, exchange.head.raw_query)
-            return await self._of_token(target, token)
+            token = bearer.from_request(authorizations, raw_query)
+            return await self._of_token(target, token, authorizations[0])
         except (TokenRefused, TokenUnreadable, SignatureRefused) as refusal:
             self._tell(exchange, target, refusal)
             raise
@@ -72,7 +79,10 @@ class Bearers:
         head = exchange.head
         try:
             token = bearer.from_web_socket(authorizations, head.headers, head.raw_query)
-            return await self._of_token(target, token)
+            known = self._known(target, token)
+            if known is not None:
+                return known
+            return await self._of_token(target, token, token)
         except (TokenRefused, TokenUnreadable, SignatureRefused) as refusal:
             self._tell(exchange, target, refusal)
             raise
@@ -86,21 +96,26 @@ class Bearers:
         except TokenRefused:
             raise Unavailable("The identity provider can't be reached just now, please retry") from None
 
-    async def _of_token(self, target: Target, token: bytes) -> Principal:
-        """The bearer of `token`. Raises TokenRefused, TokenUnreadable, Unavailable."""
+    def _known(self, target: Target, sent: bytes) -> Principal | None:
+        """Who has been found to bear the token that was sent so."""
+        authorizer = target.contract.authorizer
+        keys = None if authorizer is None else self._key_sets.current(authorizer.key_set)
+        if authorizer is None or keys is None:
+            return None
+        known = self._verdicts.get((authorizer.digest, keys.generation, hashlib.sha256(sent).digest()))
+        return known[1] if known is not None and self._clock() < known[0] else None
+
+    async def _of_token(self, target: Target, token: bytes, sent: bytes) -> Principal:
+        """The bearer of `token`, which was `sent` so. Raises TokenRefused, TokenUnreadable, Unavailable."""
         authorizer = target.contract.authorizer
         if authorizer is None:
             raise SignatureRefused.other_method()
         keys = self._key_sets.current(authorizer.key_set)
         if keys is None:
             keys = await self._key_sets.get(authorizer.key_set, _question(target))
-        verdict = (authorizer.digest, keys.generation, hashlib.sha256(token).digest())
-        known = self._verdicts.get(verdict)
-        if known is not None and self._clock() < known[0]:
-            return known[1]
         keys, verified = await self._verify(target, authorizer, keys, token)
         principal = Principal(target.named.account, "", verified.owner, by_token=True)
-        self._remember((authorizer.digest, keys.generation, verdict[2]), verified, principal)
+        self._remember((authorizer.digest, keys.generation, hashlib.sha256(sent).digest()), verified, principal)
         return principal
 
     async def _verify(self, target: Target, authorizer: Authorizer, keys: Keys, token: bytes) -> tuple[Keys, Verified]:
