@@ -68,10 +68,24 @@ class ControlConfig(msgspec.Struct, tag="control", frozen=True):
     jwt: JwtConfig
 
 
+class Bodies(msgspec.Struct, frozen=True):
+    """See settings.BodySettings."""
+
+    key_bytes: int
+    total_bytes: int
+    unverified_source_bytes: int
+    unverified_total_bytes: int
+    memory_bytes: int
+    min_bytes_per_s: int
+    grace_s: float
+
+
 class GatewayConfig(msgspec.Struct, tag="gateway", frozen=True):
     common: Common
     listener_fd: int
     worker: int
+    trusted_proxies: tuple[str, ...]
+    bodies: Bodies
     access_log: bool
     trace_sample_ratio: float | None
     jwt_skew_s: float
@@ -136,11 +150,21 @@ class Plan:
         )
 
     def gateway(self, number: int, listener_fd: int) -> GatewayConfig:
-        observed = self.settings.observability
+        observed, bodies = self.settings.observability, self.settings.bodies
         return GatewayConfig(
             common=self.common,
             listener_fd=listener_fd,
             worker=number,
+            trusted_proxies=self.settings.server.trusted_proxies,
+            bodies=Bodies(
+                key_bytes=bodies.key_mib * MIB,
+                total_bytes=bodies.total_mib * MIB,
+                unverified_source_bytes=bodies.unverified_source_mib * MIB,
+                unverified_total_bytes=bodies.unverified_total_mib * MIB,
+                memory_bytes=bodies.memory_mib * MIB,
+                min_bytes_per_s=bodies.min_bytes_per_s,
+                grace_s=bodies.grace_s,
+            ),
             access_log=self.settings.log.access and self.settings.log.level in ("debug", "info"),
             trace_sample_ratio=None if observed.otlp_endpoint is None else observed.trace_sample_ratio,
             jwt_skew_s=self.settings.jwt.clock_skew_s,

@@ -46,6 +46,47 @@ class ServerSettings(_Section):
         False,
         description="Declares that a TLS terminator stands in front. Without it only a loopback address is bound.",
     )
+    trusted_proxies: tuple[str, ...] = Field(
+        (),
+        description="Networks of the proxies in front, such as `10.0.0.0/8`: what they say in X-Forwarded-For is "
+        "believed, so that one client's large bodies don't crowd out another's. In the environment: separated by "
+        "commas.",
+    )
+
+    @field_validator("trusted_proxies", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return _split(value)
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for network in value:
+            try:
+                ipaddress.ip_network(network)
+            except ValueError as error:
+                raise ValueError(f"{network!r} is no network: {error}") from None
+        return value
+
+
+class BodySettings(_Section):
+    """Request bodies that are held until their signature has been checked, by each gateway worker."""
+
+    key_mib: int = Field(
+        1024, ge=1, description="What is held at once for one access key or token owner, once the caller is known."
+    )
+    total_mib: int = Field(4096, ge=1, description="The same for all of them.")
+    unverified_source_mib: int = Field(
+        512, ge=1, description="What is held at once from one address, while it is not known who calls."
+    )
+    unverified_total_mib: int = Field(2048, ge=1, description="The same from all addresses.")
+    memory_mib: int = Field(
+        64, ge=0, description="How much of all that is in memory; the rest, and bodies over 1 MiB, are on disk."
+    )
+    min_bytes_per_s: int = Field(
+        1024, ge=0, description="What a body has to come at on an average; a slower one is refused. 0: any pace."
+    )
+    grace_s: float = Field(10.0, gt=0, le=3600, description="For how long a body need not keep that pace.")
 
 
 class AwsSettings(_Section):
@@ -101,7 +142,7 @@ class ArtifactSettings(_Section):
     @field_validator("s3_buckets", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
-        return tuple(name.strip() for name in value.split(",") if name.strip()) if isinstance(value, str) else value
+        return _split(value)
 
     @field_validator("s3_buckets")
     @classmethod
@@ -251,6 +292,7 @@ class Settings(_Section):
         description="Where everything is kept. Default: freehold in XDG_DATA_HOME or ~/.local/share.",
     )
     server: ServerSettings = ServerSettings()  # pyright: ignore[reportCallIssue]
+    bodies: BodySettings = BodySettings()  # pyright: ignore[reportCallIssue]
     aws: AwsSettings = AwsSettings()  # pyright: ignore[reportCallIssue]
     jwt: JwtSettings = JwtSettings()  # pyright: ignore[reportCallIssue]
     sandbox: SandboxSettings = SandboxSettings()  # pyright: ignore[reportCallIssue]
@@ -332,6 +374,11 @@ def _explain(error: ValidationError) -> str:
         what = "there is no such setting" if problem["type"] == "extra_forbidden" else problem["msg"]
         lines.append(f"{where}: {what}" if where else what.removeprefix("Value error, "))
     return "\n".join(lines)
+
+
+def _split(value: Any) -> Any:
+    """A list as it stands in an environment variable."""
+    return tuple(name.strip() for name in value.split(",") if name.strip()) if isinstance(value, str) else value
 
 
 def _is_loopback(host: str) -> bool:

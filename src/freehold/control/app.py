@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import structlog
@@ -19,7 +19,7 @@ from anyio import to_thread
 from freehold.auth.sigv4 import Head, Pending, Verifier
 from freehold.control import errors, metrics, operations, operator_api
 from freehold.control.context import Context
-from freehold.control.exchange import ClientGone, Exchange, Receive, Scope, Send
+from freehold.control.exchange import ClientGone, Exchange, Receive, Scope, Send, Waiting
 from freehold.control.feed import Feed
 from freehold.control.metrics import Metrics
 from freehold.control.operator_api import OperatorApi
@@ -49,6 +49,7 @@ class App:
     operator: OperatorApi
     region: str
     metrics: Metrics
+    waiting: Waiting = field(default_factory=Waiting)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one ASGI connection."""
@@ -58,7 +59,7 @@ class App:
         if scope["type"] != "http":
             await send({"type": "websocket.close", "code": 1003})
             return
-        exchange = Exchange(scope, receive, send)
+        exchange = Exchange(scope, receive, send, self.waiting)
         try:
             await self._answer(exchange)
         except ClientGone:

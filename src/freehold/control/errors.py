@@ -25,6 +25,8 @@ _TABLE: Final[tuple[tuple[type[errors.FreeholdError], str, int], ...]] = (
     (errors.RetryableConflict, "ConflictException", 409),
     (errors.QuotaExceeded, "ServiceQuotaExceededException", 402),
     (errors.Throttled, "ThrottlingException", 429),
+    # Not of the model, but SDKs know it: they may send the request again.
+    (errors.TooSlow, "RequestTimeoutException", 408),
     # The model has no code of its own for size; 400 is not retried by any SDK.
     (errors.PayloadTooLarge, "ValidationException", 400),
     # Nothing was done, so SDKs may try again, and do.

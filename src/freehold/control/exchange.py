@@ -15,10 +15,15 @@ from typing import Any, Final
 import msgspec
 
 from freehold.control.errors import WireError
-from freehold.domain.errors import FieldProblem, PayloadTooLarge, ValidationFailed
+from freehold.domain.errors import PayloadTooLarge, Throttled, TooSlow
 
 RECEIVE_TIMEOUT_S: Final = 30.0
 """How long the next part of a body may take to arrive."""
+GRACE_S: Final = 10.0
+MIN_BYTES_PER_S: Final = 1024
+"""What a body has to come at, on an average from its beginning, once its grace is over."""
+MAX_WAITING_BYTES: Final = 64 << 20
+"""Of bodies that have not come whole: their callers are not known yet."""
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -29,10 +34,44 @@ class ClientGone(Exception):
     """The client has closed its connection: nobody is there to be answered."""
 
 
+class Waiting:
+    """The bodies that have not come whole. When they are too large together, the largest gives way."""
+
+    def __init__(self, max_bytes: int = MAX_WAITING_BYTES) -> None:
+        self._max_bytes = max_bytes
+        self._bodies: dict[_Body, int] = {}
+        self._bytes = 0
+
+    def take(self, body: _Body, part: bytes) -> None:
+        """Keep `part`. Raises Throttled when `body` had to give way."""
+        if body.gave_way:
+            raise Throttled("Too many large requests are under way, please retry later")
+        body.parts.append(part)
+        self._bodies[body] = self._bodies.get(body, 0) + len(part)
+        self._bytes += len(part)
+        while self._bytes > self._max_bytes:
+            largest = max(self._bodies, key=self._bodies.__getitem__)
+            largest.gave_way = True
+            largest.parts.clear()
+            self.forget(largest)
+
+    def forget(self, body: _Body) -> None:
+        self._bytes -= self._bodies.pop(body, 0)
+
+
+class _Body:
+    __slots__ = ("gave_way", "parts")
+
+    def __init__(self) -> None:
+        self.parts: list[bytes] = []
+        self.gave_way = False
+
+
 class Exchange:
     """One request and its answer, over ASGI."""
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send, waiting: Waiting) -> None:
+        self._waiting = waiting
         self.request_id = str(uuid.uuid4())
         self.method: str = scope["method"]
         self.path: bytes = scope.get("raw_path") or scope["path"].encode()
@@ -54,25 +93,30 @@ class Exchange:
         return None
 
     async def body(self, limit: int) -> bytes:
-        """The whole body. Raises PayloadTooLarge beyond `limit` bytes, ClientGone, ValidationFailed (too slow)."""
-        parts = [part async for part in self.parts(limit)]
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        """The whole body. Raises PayloadTooLarge beyond `limit` bytes, TooSlow, Throttled, ClientGone."""
+        body = _Body()
+        try:
+            async for part in self.parts(limit):
+                self._waiting.take(body, part)
+            if body.gave_way:
+                self._waiting.take(body, b"")
+        finally:
+            self._waiting.forget(body)
+        return body.parts[0] if len(body.parts) == 1 else b"".join(body.parts)
 
     async def parts(self, limit: int) -> AsyncGenerator[bytes]:
         """The body as it arrives; raises as `body` does."""
         said = self.header(b"content-length")
         if said is not None and said.isdecimal() and int(said) > limit:
             raise PayloadTooLarge(f"The request is larger than the maximum of {limit} bytes")
-        size, more = 0, True
+        size, more, began_at = 0, True, asyncio.get_running_loop().time()
         while more:
             try:
                 async with asyncio.timeout(RECEIVE_TIMEOUT_S):
                     message = await self._receive()
             except TimeoutError:
-                raise ValidationFailed(
-                    f"The request's body did not arrive: nothing came for {RECEIVE_TIMEOUT_S:.0f} s",
-                    reason="CannotParse",
-                    fields=(FieldProblem("body", "incomplete"),),
+                raise TooSlow(
+                    f"The request's body did not arrive: nothing came for {RECEIVE_TIMEOUT_S:.0f} s"
                 ) from None
             if message["type"] == "http.disconnect":
                 raise ClientGone
@@ -81,6 +125,12 @@ class Exchange:
             size += len(part)
             if size > limit:
                 raise PayloadTooLarge(f"The request is larger than the maximum of {limit} bytes")
+            late_s = asyncio.get_running_loop().time() - began_at - GRACE_S
+            if more and late_s > 0 and size < late_s * MIN_BYTES_PER_S:
+                raise TooSlow(
+                    f"The request's body comes too slowly: {size} bytes in {late_s + GRACE_S:.0f} s, at least "
+                    f"{MIN_BYTES_PER_S} bytes/s are wanted"
+                )
             yield part
 
     async def answer(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:

@@ -20,7 +20,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector, CollectorRegistry
 
-from freehold.control.exchange import Exchange, Receive, Scope, Send
+from freehold.control.exchange import Exchange, Receive, Scope, Send, Waiting
 from freehold.control.protocol import GatewayCounts
 from freehold.domain.errors import Unavailable
 from freehold.observe.counts import LATENCY_BOUNDS_S, Series
@@ -110,7 +110,7 @@ class OpenMetricsPort:
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        exchange = Exchange(scope, receive, send)
+        exchange = Exchange(scope, receive, send, Waiting())
         if (exchange.method, exchange.path) == ("GET", b"/metrics"):
             await exchange.answer(200, [(b"content-type", CONTENT_TYPE)], await self._metrics.render())
         else:

@@ -74,6 +74,10 @@ class Throttled(FreeholdError):
     """Too many calls in too short a time."""
 
 
+class TooSlow(FreeholdError):
+    """The request does not come, or comes too slowly to be waited for."""
+
+
 class PayloadTooLarge(FreeholdError):
     """The request is larger than the service takes."""
 

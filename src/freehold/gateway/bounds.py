@@ -17,11 +17,21 @@ class GatewayLimits:
     max_connections: int = 10_000
     max_payload_bytes: int = limits.MAX_PAYLOAD_BYTES
     memory_spool_bytes: int = 1 << 20
-    """A body larger than this goes to disk."""
+    """A body that is held goes to disk when it is larger than this,"""
+    memory_spool_bytes_total: int = 64 << 20
+    """or when all that are held in memory would be larger than this."""
     spool_bytes_per_key: int = 1 << 30
-    """Bodies of one access key that are held at once."""
+    """Bodies of one access key that are held at once, their signatures being right."""
     spool_bytes_total: int = 4 << 30
-    """Bodies that are held at once."""
+    """The same of all keys."""
+    spool_unknown_bytes_per_source: int = 512 << 20
+    """Bodies from one address that are held at once, their signatures not being checked yet."""
+    spool_unknown_bytes_total: int = 2 << 30
+    """The same of all addresses."""
+    body_min_bytes_per_s: int = 1024
+    """What a body that is held has to come at, on an average from its beginning,"""
+    body_grace_s: float = 10.0
+    """and for how long it need not."""
     max_small_body_bytes: int = 64 * 1024
     """Body of an operation that is not an invocation."""
 

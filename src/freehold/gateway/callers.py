@@ -8,6 +8,7 @@ whether the target takes JWT: what is wrong with a request is told afterwards, a
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -27,7 +28,8 @@ from freehold.gateway.directory import Directory
 from freehold.gateway.exchange import Exchange
 from freehold.gateway.members import INVOKE, WEB_SOCKET
 from freehold.gateway.messages import Message
-from freehold.gateway.spool import Budget, Spool, too_large
+from freehold.gateway.sources import Sources
+from freehold.gateway.spool import Spool, Spools, too_large
 from freehold.gateway.targets import Target, Targets
 
 
@@ -71,6 +73,8 @@ class Callers:
         bearers: Bearers,
         *,
         limits: GatewayLimits,
+        spools: Spools,
+        sources: Sources,
         region: str,
         now: Callable[[], datetime],
     ) -> None:
@@ -78,9 +82,10 @@ class Callers:
         self._targets = targets
         self._bearers = bearers
         self._limits = limits
+        self._spools = spools
+        self._sources = sources
         self._now = now
         self._verifier = Verifier(directory, region=region)
-        self._budget = Budget(per_key_bytes=limits.spool_bytes_per_key, total_bytes=limits.spool_bytes_total)
 
     async def recognise(self, exchange: Exchange, operation: str, runtime: bytes, *, max_body_bytes: int) -> Call:
         """Who calls `operation` on `runtime` (percent-encoded), and with what. Raises FreeholdError, ClientGone."""
@@ -106,12 +111,8 @@ class Callers:
         """Have all of a body that streams before anything is done with it."""
         if not isinstance(call.body, Streamed):
             return
-        held = Spool(
-            self._budget,
-            call.principal.owner,
-            max_bytes=call.body.max_bytes,
-            memory_bytes=self._limits.memory_spool_bytes,
-        )
+        body = call.body
+        held = self._spools.of_caller(call.principal.owner, max_bytes=body.max_bytes, expected=body.size)
         try:
             await exchange.read_body(held.write)
         except BaseException:
@@ -122,7 +123,8 @@ class Callers:
     async def authenticate(self, exchange: Exchange) -> None:
         """Recognise a caller of nothing in particular, by signature."""
         pending = await self._check_head(exchange)
-        body = self._spool(pending, self._limits.max_payload_bytes, keep=False)
+        body = self._spool(exchange, pending, self._limits.max_payload_bytes)
+        body.keep = False
         await exchange.read_body(body.write)
         exchange.account = pending.finish(body.sha256()).account
 
@@ -148,12 +150,8 @@ class Callers:
 
     async def _signer(self, exchange: Exchange, pending: Pending, asked: _Asked) -> Call:
         target, verdict = asked.target, asked.verdict
-        is_own = target is not None and target.named.account == pending.account
-        body = self._spool(pending, asked.max_body_bytes, keep=verdict is None and is_own)
-        seen = None if verdict is None else Message()
+        body, principal, seen = await self._signed_body(exchange, pending, asked)
         try:
-            await exchange.read_body(body.write if seen is None else seen.passing_to(body.write))
-            principal = pending.finish(body.sha256())
             exchange.account = principal.account
             if target is not None and target.named.account != principal.account:
                 # Another account's: the same answer as for one that is not there.
@@ -172,14 +170,33 @@ class Callers:
             raise
         return Call(principal, target, asked.params, body)
 
+    async def _signed_body(
+        self, exchange: Exchange, pending: Pending, asked: _Asked
+    ) -> tuple[AtHand | Spool, Principal, Message | None]:
+        """All of the body, once it is known to be the one that was signed; and what is seen of a body for nothing."""
+        at_hand = exchange.body_at_hand()
+        if at_hand is not None:
+            body = AtHand(at_hand)
+            principal = pending.finish(hashlib.sha256(at_hand).hexdigest())
+            return body, principal, None if asked.verdict is None else Message(body)
+        body = self._spool(exchange, pending, asked.max_body_bytes)
+        seen = None if asked.verdict is None else Message()
+        body.keep = seen is None and asked.target is not None and asked.target.named.account == pending.account
+        try:
+            await exchange.read_body(body.write if seen is None else seen.passing_to(body.write))
+            principal = pending.finish(body.sha256())
+            body.admit()
+        except BaseException:
+            body.close()
+            raise
+        return body, principal, seen
+
     async def _check_head(self, exchange: Exchange) -> Pending:
         return await self._verifier.check_head(exchange.head, now=self._now())
 
-    def _spool(self, pending: Pending, max_bytes: int, *, keep: bool = True) -> Spool:
-        return Spool(
-            self._budget,
-            pending.access_key_id,
-            max_bytes=max_bytes,
-            memory_bytes=self._limits.memory_spool_bytes,
-            keep=keep,
-        )
+    def _spool(self, exchange: Exchange, pending: Pending, max_bytes: int) -> Spool:
+        key, size = pending.access_key_id, exchange.head.content_length
+        if pending.is_verified:
+            return self._spools.of_caller(key, max_bytes=max_bytes, expected=size)
+        source = self._sources.of(exchange.peer, exchange.head.headers)
+        return self._spools.of_stranger(source, key, max_bytes=max_bytes, expected=size)

@@ -112,6 +112,12 @@ class ClientConnection(asyncio.Protocol):
         return self._exchange is None
 
     @property
+    def peer(self) -> str:
+        """The address at the other end."""
+        name: tuple[str, int] | str | None = self._transport.get_extra_info("peername")
+        return name[0] if isinstance(name, tuple) else ""
+
+    @property
     def exchange(self) -> Exchange | None:
         """The one that is not answered yet."""
         return self._exchange
@@ -185,7 +191,7 @@ class ClientConnection(asyncio.Protocol):
         elif self._state is _State.CLOSED:
             self._transport.abort()
         elif self._take is not None and self._reading:
-            self._fail_body(errors.ValidationFailed("The request's body did not come in time", reason="CannotParse"))
+            self._fail_body(errors.TooSlow("The request's body did not come in time"))
         elif self._relay is not None and self._state in (_State.ANSWERING, _State.SWITCHED):
             self.deadline = NEVER
             self._relay.deadline_passed()

@@ -29,6 +29,8 @@ from freehold.gateway.exchange import Exchange
 from freehold.gateway.invoke import Invocations, note, session_key
 from freehold.gateway.members import CARD, INVOKE, STOP, WEB_SOCKET
 from freehold.gateway.resource_metadata import Resources
+from freehold.gateway.sources import Sources
+from freehold.gateway.spool import Spools
 from freehold.gateway.sweeper import Sweeper
 from freehold.gateway.targets import Targets
 from freehold.gateway.websocket.opening import WebSockets
@@ -82,6 +84,8 @@ class DataPlane:
         claims: Claims,
         sweeper: Sweeper,
         limits: GatewayLimits,
+        spools: Spools,
+        sources: Sources,
         region: str,
         public_url: str,
         jwt_skew_s: float,
@@ -94,7 +98,9 @@ class DataPlane:
         self._targets = targets = Targets(directory, region=region)
         self._resources = Resources(public_url, region)
         self._bearers = Bearers(directory.key_sets, self._resources, now=now, skew_s=jwt_skew_s)
-        self._callers = Callers(directory, targets, self._bearers, limits=limits, region=region, now=now)
+        self._callers = Callers(
+            directory, targets, self._bearers, limits=limits, spools=spools, sources=sources, region=region, now=now
+        )
         self._invocations = Invocations(
             callers=self._callers, directory=directory, claims=claims, sweeper=sweeper, limits=limits, tracer=tracer
         )

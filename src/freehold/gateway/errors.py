@@ -27,6 +27,8 @@ _TABLE: Final[tuple[tuple[type[errors.FreeholdError], str, int], ...]] = (
     (errors.RetryableConflict, "RetryableConflictException", 409),
     (errors.QuotaExceeded, "ServiceQuotaExceededException", 402),
     (errors.Throttled, "ThrottlingException", 429),
+    # Not of the model, but SDKs know it: they may send the request again.
+    (errors.TooSlow, "RequestTimeoutException", 408),
     (errors.AgentFailed, "RuntimeClientError", 424),
     (errors.Unavailable, "ServiceUnavailableException", 503),
 )

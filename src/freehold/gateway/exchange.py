@@ -69,6 +69,11 @@ class Line(Protocol):
     deadline: float
     writable: bool
 
+    @property
+    def peer(self) -> str:
+        """The address at the other end."""
+        ...
+
     def read_body(
         self, exchange: Exchange, take: Callable[[framing.Framing, bytes], None], *, wants_content: bool
     ) -> asyncio.Future[None] | None:
@@ -183,6 +188,11 @@ class Exchange:
         self._chunks_out = False
         self._held = b""
         """The head of an answer, until the first bytes of its body can go out with it."""
+
+    @property
+    def peer(self) -> str:
+        """The address at the other end: its client's, or that of a proxy."""
+        return self._connection.peer
 
     # -- the request ----------------------------------------------------------------------------------------------
 

@@ -1,7 +1,13 @@
 """Request bodies held until their signature has been checked: in memory, then in an unnamed file.
 
-Not for bodies that may stream. Invariant: every byte held is counted in the Budget until `close`, and a file has no
-name, so nothing is left of a worker that is killed.
+Not for bodies that may stream, and not for one that has come whole with its head. Invariant: every byte held is counted
+until `close`, and a file has no name, so nothing is left of a worker that is killed.
+
+Anybody may send the head of a request, and the id of an access key is no secret. What is held of a body whose caller
+is not known yet is therefore counted by where it comes from, not by the key it names, and apart from what callers
+hold: a stranger takes nothing of theirs. Where strangers need more than there is, the body gives way that will take the
+longest to have come, at its pace, of those from the source that holds the most: so one that comes quickly gets in among
+many that are large or slow. And a body has to keep coming: see GatewayLimits.body_min_bytes_per_s.
 """
 
 from __future__ import annotations
@@ -9,77 +15,214 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
+from collections.abc import Callable
 from typing import IO, Final
 
-from freehold.domain.errors import PayloadTooLarge, Throttled, Unavailable
+from freehold.domain.errors import PayloadTooLarge, Throttled, TooSlow, Unavailable
+from freehold.gateway.bounds import GatewayLimits
 
 READ_BYTES: Final = 256 * 1024
 
 
-class Budget:
-    """How many bytes of bodies are held, by access key and in all."""
+class _Crowd:
+    """Bodies that come from one source."""
 
-    def __init__(self, *, per_key_bytes: int, total_bytes: int) -> None:
-        self._per_key_bytes = per_key_bytes
-        self._total_bytes = total_bytes
-        self._held: dict[str, int] = {}
+    __slots__ = ("held_bytes", "spools")
+
+    def __init__(self) -> None:
+        self.spools: set[Spool] = set()
         self.held_bytes = 0
 
-    def take(self, key: str, count: int) -> None:
-        """Count `count` bytes more. Raises Throttled."""
-        held = self._held.get(key, 0) + count
-        if held > self._per_key_bytes or self.held_bytes + count > self._total_bytes:
-            raise Throttled("Too many large requests are under way, please retry later")
-        self._held[key] = held
-        self.held_bytes += count
 
-    def give_back(self, key: str, count: int) -> None:
-        left = self._held.get(key, 0) - count
-        self.held_bytes -= count
-        if left > 0:
-            self._held[key] = left
+class Spools:
+    """What all bodies of one worker hold together."""
+
+    def __init__(self, limits: GatewayLimits, clock: Callable[[], float], *, directory: str | None = None) -> None:
+        """Files are made in `directory`, or where the system has its temporary ones."""
+        self.limits = limits
+        self.clock = clock
+        self.directory = directory
+        self.memory_bytes = 0
+        self._keys: dict[str, int] = {}
+        self._known_bytes = 0
+        self._crowds: dict[str, _Crowd] = {}
+        self._unknown_bytes = 0
+
+    @property
+    def held_bytes(self) -> int:
+        return self._known_bytes + self._unknown_bytes
+
+    def of_caller(self, owner: str, *, max_bytes: int, expected: int | None = None) -> Spool:
+        """For the body of a caller who is known, counted for `owner`. `expected` is its Content-Length."""
+        return Spool(self, owner, None, max_bytes=max_bytes, expected=expected)
+
+    def of_stranger(self, source: str, owner: str, *, max_bytes: int, expected: int | None = None) -> Spool:
+        """For a body whose caller is not known yet, counted for where it comes from until `Spool.admit`."""
+        return Spool(self, owner, source, max_bytes=max_bytes, expected=expected)
+
+    def take(self, spool: Spool, count: int) -> None:
+        """Count `count` bytes more. Raises Throttled."""
+        source = spool.source
+        if source is None:
+            held = self._keys.get(spool.owner, 0) + count
+            limits = self.limits
+            if held > limits.spool_bytes_per_key or self._known_bytes + count > limits.spool_bytes_total:
+                raise too_many()
+            self._keys[spool.owner] = held
+            self._known_bytes += count
         else:
-            self._held.pop(key, None)
+            crowd = self._crowds.get(source) or self._crowds.setdefault(source, _Crowd())
+            crowd.spools.add(spool)
+            self._make_room(spool, crowd, count)
+            crowd.held_bytes += count
+            self._unknown_bytes += count
+        spool.held += count
+
+    def give_back(self, spool: Spool) -> None:
+        """Count nothing more for `spool`."""
+        source, held = spool.source, spool.held
+        spool.held = 0
+        if source is None:
+            self._known_bytes -= held
+            left = self._keys.get(spool.owner, 0) - held
+            if left > 0:
+                self._keys[spool.owner] = left
+            else:
+                self._keys.pop(spool.owner, None)
+            return
+        crowd = self._crowds.get(source)
+        if crowd is not None:
+            crowd.spools.discard(spool)
+            crowd.held_bytes -= held
+            self._unknown_bytes -= held
+            if not crowd.spools:
+                del self._crowds[source]
+
+    def _make_room(self, spool: Spool, here: _Crowd, count: int) -> None:
+        """Have strangers' bodies give way until `count` bytes more fit. Raises Throttled when it is `spool`'s turn."""
+        limits = self.limits
+        while True:
+            if here.held_bytes + count > limits.spool_unknown_bytes_per_source:
+                crowd = here
+            elif self._unknown_bytes + count > limits.spool_unknown_bytes_total:
+                crowd = max(self._crowds.values(), key=lambda crowd: crowd.held_bytes)
+            else:
+                return
+            now = self.clock()
+            victim = max(crowd.spools, key=lambda one: one.waits_for(now, count if one is spool else 0))
+            if victim is spool:
+                raise too_many()
+            victim.give_way()
 
 
 class Spool:
-    """One body being received. `sha256` grows with it; with `keep=False` nothing else does."""
+    """One body being received. `sha256` grows with it; once `keep` is false nothing else does."""
 
-    __slots__ = ("_budget", "_file", "_key", "_max_bytes", "_memory", "_memory_bytes", "_sha256", "keep", "size")
+    __slots__ = (
+        "_expected",
+        "_file",
+        "_gave_way",
+        "_max_bytes",
+        "_memory",
+        "_sha256",
+        "_spools",
+        "began_at",
+        "held",
+        "keep",
+        "owner",
+        "size",
+        "source",
+    )
 
-    def __init__(self, budget: Budget, key: str, *, max_bytes: int, memory_bytes: int, keep: bool = True) -> None:
-        self._budget = budget
-        self._key = key
+    def __init__(
+        self, spools: Spools, owner: str, source: str | None, *, max_bytes: int, expected: int | None = None
+    ) -> None:
+        self._spools = spools
         self._max_bytes = max_bytes
-        self._memory_bytes = memory_bytes
+        self._expected = expected
         self._memory: list[bytes] = []
         self._file: IO[bytes] | None = None
         self._sha256 = hashlib.sha256()
-        self.keep = keep
+        self._gave_way = False
+        self.owner = owner
+        self.source = source
+        """Where the body comes from; None once its caller is known."""
+        self.keep = True
+        """Whether more is wanted of the body than its hash. To be said before it comes."""
         self.size = 0
+        self.held = 0
+        """What is counted of it."""
+        self.began_at = spools.clock()
 
     def write(self, data: bytes) -> None:
-        """Take the next bytes. Raises PayloadTooLarge, Throttled, or Unavailable when the disk takes no more."""
-        if self.size + len(data) > self._max_bytes:
+        """Take the next bytes.
+
+        Raises PayloadTooLarge, TooSlow, Throttled, or Unavailable when the disk takes no more.
+        """
+        size = self.size + len(data)
+        if size > self._max_bytes:
             raise too_large(self._max_bytes)
+        if size != self._expected:
+            self._check_pace(size)
         self._sha256.update(data)
         if self.keep:
-            self._budget.take(self._key, len(data))
-        self.size += len(data)
-        if not self.keep:
-            return
-        if self._file is None and self.size <= self._memory_bytes:
-            self._memory.append(data)
-            return
+            if self._gave_way:
+                raise too_many()
+            self._spools.take(self, len(data))
+            self._store(data)
+        self.size = size
+
+    def _check_pace(self, size: int) -> None:
+        limits = self._spools.limits
+        late_s = self._spools.clock() - self.began_at - limits.body_grace_s
+        if late_s > 0 and size < late_s * limits.body_min_bytes_per_s:
+            raise TooSlow(
+                f"The request's body comes too slowly: {size} bytes in {late_s + limits.body_grace_s:.0f} s, "
+                f"at least {limits.body_min_bytes_per_s} bytes/s are wanted"
+            )
+
+    def _store(self, data: bytes) -> None:
+        spools = self._spools
+        if self._file is None:
+            limits = spools.limits
+            if (
+                self.held <= limits.memory_spool_bytes
+                and spools.memory_bytes + len(data) <= limits.memory_spool_bytes_total
+            ):
+                self._memory.append(data)
+                spools.memory_bytes += len(data)
+                return
         try:
             if self._file is None:
-                self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 (lives as long as the request)
+                self._file = tempfile.TemporaryFile(buffering=0, dir=spools.directory)  # noqa: SIM115
                 for part in self._memory:
                     _write_all(self._file, part)
-                self._memory.clear()
+                self._clear_memory()
             _write_all(self._file, data)
         except OSError as error:
             raise Unavailable(f"The request can't be stored just now: {error.strerror}") from error
+
+    def waits_for(self, now: float, more: int) -> float:
+        """About how long it takes until all of it will have come, given `more` bytes that just came: seconds."""
+        come = self.held + more
+        left = (self._max_bytes if self._expected is None else self._expected) - come
+        # A second more than it has taken: of one that has only begun little is known.
+        return left * (now - self.began_at + 1.0) / (come or 1)
+
+    def admit(self) -> None:
+        """The caller is known: from now on the body is counted for its owner. Raises Throttled."""
+        if self._gave_way:
+            raise too_many()
+        if self.source is not None:
+            held = self.held
+            self._spools.give_back(self)
+            self.source = None
+            self._spools.take(self, held)
+
+    def give_way(self) -> None:
+        """Forget what has come; whatever comes yet is refused."""
+        self._gave_way = True
+        self._forget()
 
     def sha256(self) -> str:
         return self._sha256.hexdigest()
@@ -110,17 +253,27 @@ class Spool:
 
     def close(self) -> None:
         """Forget the body. May be called again."""
-        if self.keep and self.size:
-            self._budget.give_back(self._key, self.size)
+        self._forget()
         self.size = 0
-        self._memory.clear()
+
+    def _forget(self) -> None:
+        self._spools.give_back(self)
+        self._clear_memory()
         if self._file is not None:
             self._file.close()
             self._file = None
 
+    def _clear_memory(self) -> None:
+        self._spools.memory_bytes -= sum(len(part) for part in self._memory)
+        self._memory.clear()
+
 
 def too_large(max_bytes: int) -> PayloadTooLarge:
     return PayloadTooLarge(f"The request is larger than the maximum of {max_bytes} bytes")
+
+
+def too_many() -> Throttled:
+    return Throttled("Too many large requests are under way, please retry later")
 
 
 def _write_all(file: IO[bytes], data: bytes) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -29,6 +29,8 @@ from freehold.gateway.exchange import Exchange
 from freehold.gateway.forward import ControlForwarder
 from freehold.gateway.observer import Observer
 from freehold.gateway.server import Server
+from freehold.gateway.sources import Sources
+from freehold.gateway.spool import Spools
 from freehold.gateway.sweeper import Sweeper
 from freehold.observe.access_log import AccessLog
 from freehold.observe.spans import SpanQueue
@@ -99,7 +101,8 @@ class Worker:
 
     `warden_path`, `feed_path` and `control_path` are the Unix sockets of the warden, of control's feed, and of
     control's HTTP server. `public_url` is where callers reach all workers: scheme and authority. `now` is the time of
-    day by which signatures and tokens are judged; `clock` counts seconds for everything else.
+    day by which signatures and tokens are judged; `clock` counts seconds for everything else. `trusted_proxies` are
+    networks (`sources`); bodies are held in `spool_directory` (`spool`).
     """
 
     def __init__(
@@ -116,6 +119,8 @@ class Worker:
         watch: Watch | None = None,
         now: Callable[[], datetime] = _utc_now,
         limits: GatewayLimits | None = None,
+        trusted_proxies: Sequence[str] = (),
+        spool_directory: str | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._listener = listener
@@ -129,6 +134,8 @@ class Worker:
         self._watch = watch or Watch()
         self._now = now
         self._limits = limits or GatewayLimits()
+        self._sources = Sources(trusted_proxies)
+        self._spool_directory = spool_directory
         self._clock = clock
 
     async def run(self, stop: asyncio.Event, on_ready: Callable[[], None]) -> None:
@@ -160,6 +167,8 @@ class Worker:
                 claims=claims,
                 sweeper=sweeper,
                 limits=limits,
+                spools=Spools(limits, self._clock, directory=self._spool_directory),
+                sources=self._sources,
                 region=self._region,
                 public_url=self._public_url,
                 jwt_skew_s=self._jwt_skew_s,

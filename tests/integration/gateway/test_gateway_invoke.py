@@ -235,7 +235,7 @@ def unnamed_files() -> list[int]:
 def test_bodies_that_are_held_at_once_are_bounded(stages: Callable[..., Stage]) -> None:
     stage = stages(spool_bytes_per_key=1_000_000, memory_spool_bytes=1000)
     with stage.connect() as sock:
-        sock.sendall(signed(body=b"x" * 800_000)[:-1])
+        sock.sendall(signed(body=b"x" * 800_000, claimed=True)[:-1])
         eventually(lambda: 799_999 in unnamed_files())
         assert refusal(lambda: invoke(stage, b"x" * 300_000))[:2] == (429, "ThrottlingException")
         sock.sendall(b"x")

@@ -25,13 +25,15 @@ from freehold.gateway.exchange import ClientGone
 from freehold.gateway.heads import ResponseHead
 from freehold.gateway.members import CARD, INVOKE, STOP, Members
 from freehold.gateway.relay import AgentRelay
-from freehold.gateway.spool import Budget, Spool
+from freehold.gateway.spool import Spools
 from freehold.gateway.sweeper import Sweeper
 from freehold.gateway.upstream import Upstream, attach
 
 SERVICE = model.load("bedrock-agentcore", [INVOKE, STOP, CARD])
 MEMBERS = Members(SERVICE.to_data())
 ARN = b"arn%3Aaws%3Abedrock-agentcore%3Aeu-central-1%3A111122223333%3Aruntime%2Fagent-0123456789"
+OF_THE_FRONT = {"ServiceUnavailableException": 503, "RequestTimeoutException": 408}
+"""Codes that are not of the model, and that SDKs know all the same."""
 SESSION = (headers.SESSION_ID, b"s" * 40)
 
 
@@ -46,8 +48,8 @@ def test_every_expected_failure_has_a_code_that_the_service_model_knows_at_its_s
 ) -> None:
     told = errors.to_wire(kind("why"))
     assert told.message == "why"
-    if told.code == "ServiceUnavailableException":  # of the front, not of the model
-        assert told.status == 503
+    if told.code in OF_THE_FRONT:
+        assert told.status == OF_THE_FRONT[told.code]
         return
     service = botocore.session.get_session().get_service_model("bedrock-agentcore")
     shape = service.shape_for(told.code)
@@ -283,8 +285,8 @@ def test_a_client_that_went_just_before_its_request_was_sent_leaves_no_claim_and
         lost = asyncio.Event()
         connection = await attach(ours, lambda _connection: lost.set())
         claims = Counting()
-        budget = Budget(per_key_bytes=100, total_bytes=100)
-        body = Spool(budget, "k", max_bytes=100, memory_bytes=100)
+        spools = Spools(GatewayLimits(), lambda: 0.0)
+        body = spools.of_caller("k", max_bytes=100)
         body.write(b"x")
         relay = AgentRelay(
             Gone(),  # pyright: ignore[reportArgumentType]
@@ -300,7 +302,7 @@ def test_a_client_that_went_just_before_its_request_was_sent_leaves_no_claim_and
         with pytest.raises(ClientGone):
             relay.begin(connection, on_undelivered=None)
         relay.client_gone()
-        assert (claims.left, budget.held_bytes) == (1, 0)
+        assert (claims.left, spools.held_bytes) == (1, 0)
         await asyncio.wait_for(lost.wait(), 5)
         theirs.close()
 

@@ -85,6 +85,20 @@ def test_loopback_needs_nothing(host: str):
     assert load(FREEHOLD_SERVER__HOST=host).server.host == host
 
 
+def test_there_is_no_mode_that_takes_any_credentials():
+    for name in ("FREEHOLD_AUTH__MODE", "FREEHOLD_SERVER__ANY_CREDENTIALS", "FREEHOLD_SERVER__AUTH"):
+        with pytest.raises(settings.SettingsError, match="there is no such setting"):
+            load(**{name: "any"})
+
+
+def test_trusted_proxies_are_networks():
+    found = load(FREEHOLD_SERVER__TRUSTED_PROXIES="10.0.0.0/8, ::1").server.trusted_proxies
+    assert found == ("10.0.0.0/8", "::1")
+    for wrong in ("proxy.example.com", "10.0.0.1/8"):
+        with pytest.raises(settings.SettingsError, match=f"{wrong}' is no network"):
+            load(FREEHOLD_SERVER__TRUSTED_PROXIES=wrong)
+
+
 def test_process_mode_is_never_reachable_from_outside():
     with pytest.raises(settings.SettingsError, match="isolates nothing"):
         load(FREEHOLD_SERVER__HOST="0.0.0.0", FREEHOLD_SERVER__BEHIND_TLS="1", FREEHOLD_SANDBOX__MODE="process")
