@@ -7,6 +7,7 @@ import contextlib
 import datetime as dt
 import json
 import ssl
+import tempfile
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import cache
@@ -87,8 +88,9 @@ class Provider:
 class Authority:
     """A private certificate authority, and what it has signed."""
 
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
+    def __init__(self) -> None:
+        self._kept = tempfile.TemporaryDirectory(prefix="freehold-authority-")
+        self._directory = Path(self._kept.name)
         self._key = ec.generate_private_key(ec.SECP256R1())
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Tests")])
         self._name = name
@@ -128,6 +130,4 @@ class Authority:
 
 @cache
 def authority() -> Authority:
-    import tempfile
-
-    return Authority(Path(tempfile.mkdtemp(prefix="freehold-authority-")))
+    return Authority()

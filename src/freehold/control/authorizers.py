@@ -28,6 +28,8 @@ _JWT: Final = "customJWTAuthorizer"
 _AT: Final = f"{MEMBER}.{_JWT}"
 NOT_SCP: Final = "Custom claim name can't be 'scp'. Please configure claims in the allowed_scopes field"
 """The service's own sentence."""
+MAX_BYTES: Final = 64 * 1024
+"""Of an authorizer as JSON: every gateway worker keeps it."""
 _RULES: Final = ("allowedAudience", "allowedClients", "allowedScopes", "customClaims")
 _HOST: Final = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
 _VALUE: Final[Json] = {}
@@ -135,6 +137,9 @@ def _resource(endpoint: Json) -> str | None:
 def problems(said: Json, reach: Reach) -> Iterator[FieldProblem]:
     """What is wrong with a customJWTAuthorizer, beyond the model's constraints."""
     yield from _url_problems(said, reach)
+    size = len(msgspec.json.encode(said))
+    if size > MAX_BYTES:
+        yield FieldProblem(_AT, f"it has {size} bytes; the maximum is {MAX_BYTES}")
     if not any(said.get(rule) for rule in _RULES):
         yield FieldProblem(_AT, f"at least one of {', '.join(_RULES)} is required")
     scopes: list[str] = said.get("allowedScopes") or []

@@ -24,6 +24,8 @@ from freehold.control.reach import Address, Origin, Place, Reach, Refused
 TOTAL_TIMEOUT_S: Final = 5.0
 """From the look-up of the name to the last byte."""
 MAX_BYTES: Final = 256 * 1024
+CONCURRENCY: Final = 16
+"""Fetches at once; further ones wait."""
 _CHUNK: Final = 64 * 1024
 _AGENT: Final = "freehold"
 
@@ -50,6 +52,7 @@ class Fetcher:
         self._total_timeout_s = total_timeout_s
         self._max_bytes = max_bytes
         self._resolve = resolve or _look_up
+        self._slots = asyncio.Semaphore(CONCURRENCY)
 
     async def get(self, url: str, *, places: Mapping[str, Place], authorities: str | None = None) -> bytes:
         """The body of the answer 200 to GET `url`. Raises FetchFailed.
@@ -58,7 +61,7 @@ class Fetcher:
         certificates that are trusted beside the host's.
         """
         try:
-            async with asyncio.timeout(self._total_timeout_s):
+            async with self._slots, asyncio.timeout(self._total_timeout_s):
                 return await self._get(url, places, authorities)
         except Refused as refused:
             raise FetchFailed(f"the URL is not followed: {refused}") from None

@@ -23,6 +23,7 @@ NOWHERE: Final[Place] = ("", 0)
 """The place of what an operator has not said, or no longer says, where it is."""
 
 _ENDING_IN_IPV4: Final = tuple(map(ipaddress.IPv6Network, ("::/96", "64:ff9b::/96", "64:ff9b:1::/48")))
+_LOOPBACK: Final[tuple[Address, ...]] = (ipaddress.IPv4Address("127.0.0.1"), ipaddress.IPv6Address("::1"))
 _PORTS: Final = {"https": 443, "http": 80}
 
 
@@ -76,9 +77,9 @@ class Reach:
         origin = Origin(parts.scheme, parts.hostname.rstrip("."), port or _PORTS[parts.scheme])
         if not origin.host:
             raise Refused("it is not an https URL with a host")
-        literal = as_address(origin.host)
-        if literal is not None and not has_place and not self.allows(literal, scheme=origin.scheme):
-            raise self.refusal(literal, scheme=origin.scheme)
+        written = _written(origin.host)
+        if written and not has_place and not any(self.allows(each, scheme=origin.scheme) for each in written):
+            raise self.refusal(written[0], scheme=origin.scheme)
         return origin
 
     def allows(self, address: Address, *, scheme: str) -> bool:
@@ -106,6 +107,14 @@ def as_address(host: str) -> Address | None:
         return ipaddress.ip_address(host)
     except ValueError:
         return None
+
+
+def _written(host: str) -> list[Address]:
+    """The addresses that a host is known to have without asking: its own, or those of `localhost`."""
+    if host == "localhost" or host.endswith(".localhost"):
+        return list(_LOOPBACK)
+    literal = as_address(host)
+    return [] if literal is None else [literal]
 
 
 def _is_public(address: Address) -> bool:

@@ -18,7 +18,7 @@ import structlog
 
 from freehold.auth.jwt_refusals import TokenRefused
 from freehold.control import protocol
-from freehold.domain.errors import FreeholdError
+from freehold.domain.errors import FreeholdError, Unavailable
 from freehold.gateway import eager
 
 if TYPE_CHECKING:
@@ -133,9 +133,11 @@ class KeySets:
         if entry is not None:
             entry.ask_again_at = self._clock() + RETRY_S
         make = await asyncio.to_thread(_import)
-        told = await self._ask(
-            protocol.GetKeySet(question.account, question.runtime_id, question.version, lacking=lacking)
-        )
+        asked = protocol.GetKeySet(question.account, question.runtime_id, question.version, lacking=lacking)
+        try:
+            told = await self._ask(asked)
+        except TimeoutError:
+            raise Unavailable("control does not answer") from None
         if not isinstance(told, protocol.KeySet):
             return None
         now = self._clock()

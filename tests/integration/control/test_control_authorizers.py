@@ -106,6 +106,7 @@ def test_a_mapping_of_a_scope_that_is_not_allowed_is_refused():
     [
         "http://id.example/.well-known/openid-configuration",
         "https://10.0.0.1/.well-known/openid-configuration",
+        "https://localhost:8443/.well-known/openid-configuration",
         "https://[::1]/.well-known/openid-configuration",
         "https://user:word@id.example/.well-known/openid-configuration",
         "file:///.well-known/openid-configuration",
@@ -114,6 +115,12 @@ def test_a_mapping_of_a_scope_that_is_not_allowed_is_refused():
 )
 def test_a_discovery_url_that_would_never_be_followed_is_refused_at_once(url: str):
     assert names(refusal(discoveryUrl=url)) == ["discoveryUrl"]
+
+
+def test_an_authorizer_has_a_size():
+    refused = refusal(allowedClients=["x" * 100 + str(number) for number in range(1000)])
+    assert [problem.name for problem in refused.fields] == [JWT]
+    assert "the maximum is 65536" in refused.message
 
 
 def test_what_a_setting_allows_is_taken():
