@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import uuid
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import pytest
 from ag_ui.core import Event, EventType
 from packages import bundle_of
 from pydantic import TypeAdapter
-from running_server import ONE_WORKER, ROLE, RunningServer, session_id
+from running_server import ONE_WORKER, RunningServer, session_id
 
 pytestmark = [pytest.mark.slow, ONE_WORKER]
 EXAMPLE = Path(__file__).parents[2] / "examples" / "agui_csv"
@@ -79,20 +78,6 @@ def artifact(server: RunningServer) -> dict[str, Any]:
     return server.artifact({**bundle_of(*SDK), **example, "http_app.py": HTTP_APP, "agui_app.py": AGUI_APP})
 
 
-def deploy(server: RunningServer, artifact: dict[str, Any], entry_point: str, protocol: str) -> str:
-    """The ARN of a new agent runtime that starts at one of the zip's programs."""
-    code = {**artifact["codeConfiguration"], "entryPoint": [entry_point]}
-    made = server.control.create_agent_runtime(
-        agentRuntimeName=f"sdk_{uuid.uuid4().hex[:8]}",
-        agentRuntimeArtifact={"codeConfiguration": code},
-        roleArn=ROLE,
-        protocolConfiguration={"serverProtocol": protocol},
-    )
-    found = server.until_settled(made["agentRuntimeId"])
-    assert found["status"] == "READY", found.get("failureReason")
-    return found["agentRuntimeArn"]
-
-
 def run(server: RunningServer, arn: str, question: str) -> list[Event]:
     """The events of one AG-UI run, each checked by the protocol's own models."""
     answer = server.data.invoke_agent_runtime(
@@ -108,7 +93,7 @@ def run(server: RunningServer, arn: str, question: str) -> list[Event]:
 
 
 def test_a_bedrock_agentcore_app_runs_unmodified(server: RunningServer, artifact: dict[str, Any]):
-    arn, session = deploy(server, artifact, "http_app.py", "HTTP"), session_id()
+    arn, session = server.deployed_from(artifact, "http_app.py", "HTTP"), session_id()
     answer = server.data.invoke_agent_runtime(
         agentRuntimeArn=arn, runtimeSessionId=session, payload=b'{"prompt": "you"}'
     )
@@ -122,7 +107,7 @@ def test_a_bedrock_agentcore_app_runs_unmodified(server: RunningServer, artifact
 
 
 def test_an_ag_ui_app_runs_unmodified(server: RunningServer, artifact: dict[str, Any]):
-    events = run(server, deploy(server, artifact, "agui_app.py", "AGUI"), "three small words")
+    events = run(server, server.deployed_from(artifact, "agui_app.py", "AGUI"), "three small words")
     assert [event.type for event in events] == [
         EventType.RUN_STARTED,
         EventType.TEXT_MESSAGE_START,
@@ -133,7 +118,7 @@ def test_an_ag_ui_app_runs_unmodified(server: RunningServer, artifact: dict[str,
 
 
 def test_the_ag_ui_example_answers_with_tools_state_and_text(server: RunningServer, artifact: dict[str, Any]):
-    events = run(server, deploy(server, artifact, "main.py", "AGUI"), "average price by region")
+    events = run(server, server.deployed_from(artifact, "main.py", "AGUI"), "average price by region")
     kinds = [event.type for event in events]
     assert (kinds[0], kinds[-1]) == (EventType.RUN_STARTED, EventType.RUN_FINISHED)
     assert {

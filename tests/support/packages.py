@@ -13,7 +13,7 @@ _NAME = re.compile(r"[-_.]+")
 
 @functools.cache
 def bundle_of(*names: str) -> dict[str, bytes]:
-    """The files of the installed distributions `names` and of all that they require."""
+    """The files of the installed distributions `names` (with their extras) and of all that they require."""
     files: dict[str, bytes] = {}
     for distribution in _closure(names):
         for path in distribution.files or []:
@@ -27,15 +27,18 @@ def bundle_of(*names: str) -> dict[str, bytes]:
 
 
 def _closure(names: tuple[str, ...]) -> list[importlib.metadata.Distribution]:
-    found: dict[str, importlib.metadata.Distribution] = {}
-    waiting = list(names)
+    found: dict[tuple[str, str], importlib.metadata.Distribution] = {}
+    """By name and by an extra of it, or none."""
+    waiting = [
+        (requirement.name, extra) for requirement in map(Requirement, names) for extra in ("", *requirement.extras)
+    ]
     while waiting:
-        key = _NAME.sub("-", waiting.pop()).lower()
+        name, extra = waiting.pop()
+        key = _NAME.sub("-", name).lower(), extra
         if key in found:
             continue
-        found[key] = importlib.metadata.distribution(key)
-        for line in found[key].requires or []:
-            requirement = Requirement(line)
-            if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
-                waiting.append(requirement.name)
-    return list(found.values())
+        found[key] = importlib.metadata.distribution(key[0])
+        for requirement in map(Requirement, found[key].requires or []):
+            if requirement.marker is None or requirement.marker.evaluate({"extra": extra}):
+                waiting += [(requirement.name, wanted) for wanted in ("", *requirement.extras)]
+    return list({distribution.name: distribution for distribution in found.values()}.values())
