@@ -10,10 +10,11 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks import control, gateway, invoke, invoke_latency, session_start
+from benchmarks import auth, control, gateway, invoke, invoke_latency, session_start
 from tools import ephemeral
 
 BENCHMARKS: dict[str, tuple[Callable[[int], dict[str, Any]], int, str]] = {
+    "auth": (auth.measure, 2000, "CPU to know a caller, SigV4 and JWT, beside the bare library's check"),
     "control": (control.measure, 95, "operations of the control plane beside moto's server, and with 10,000 runtimes"),
     "gateway": (gateway.measure, 20_000, "what a request, an event, a stream costs beside nginx, HAProxy and Envoy"),
     "invoke": (invoke.measure, 10_000, "CPU and throughput of InvokeAgentRuntime, beside the agent direct and nginx"),

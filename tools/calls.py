@@ -36,12 +36,22 @@ class Caller:
     secret: str
 
     def signed(
-        self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None
+        self,
+        method: str,
+        path: str,
+        body: bytes = b"",
+        headers: Mapping[str, str] | None = None,
+        *,
+        claimed: bool = True,
     ) -> dict[str, str]:
-        """The headers of one request, signed; they may be sent again for some minutes."""
+        """The headers of one request, signed; they may be sent again for some minutes.
+
+        `claimed` puts the body's hash among them, so that the signature can be checked before the body comes.
+        """
         request = botocore.awsrequest.AWSRequest(method, self.url + path, headers=dict(headers or {}), data=body)
         request.headers["Host"] = urlsplit(self.url).netloc
-        request.headers["X-Amz-Content-SHA256"] = hashlib.sha256(body).hexdigest()
+        if claimed:
+            request.headers["X-Amz-Content-SHA256"] = hashlib.sha256(body).hexdigest()
         credentials = botocore.credentials.Credentials(self.access_key_id, self.secret)
         botocore.auth.SigV4Auth(credentials, "bedrock-agentcore", self.region).add_auth(request)
         return dict(request.headers.items())

@@ -16,7 +16,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from tools import calls, ephemeral, fuzz
+from tools import calls, ephemeral, fuzz, soak_bodies
 
 ECHO = ephemeral.ROOT / "benchmarks" / "agents" / "echo"
 INVOCATIONS = 5
@@ -40,6 +40,7 @@ class Footprint:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="./dev soak", description="Use Freehold for a long time.")
     parser.add_argument("--control", action="store_true", help="the long tests of the control plane instead")
+    parser.add_argument("--bodies", action="store_true", help="large bodies of clients without a right to them instead")
     parser.add_argument("--exchanges", action="store_true", help="10,000 generated exchanges through a worker instead")
     parser.add_argument("--fuzz", action="store_true", help="coverage-guided fuzzing of what reads the wire instead")
     parser.add_argument("--target", help="the only one to fuzz")
@@ -51,6 +52,8 @@ def main() -> int:
         return control_plane()
     if options.fuzz:
         return fuzz.main(options.minutes, at_once=os.cpu_count() or 1, only=options.target)
+    if options.bodies:
+        return soak_bodies.main(options.minutes)
     if options.exchanges:
         return exchanges(options.seed)
     ephemeral.end_on_signals()
