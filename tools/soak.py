@@ -16,7 +16,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from tools import calls, ephemeral, fuzz, soak_bodies
+from tools import calls, ephemeral, fuzz, many_streams, soak_bodies
 
 ECHO = ephemeral.ROOT / "benchmarks" / "agents" / "echo"
 INVOCATIONS = 5
@@ -42,14 +42,18 @@ def main() -> int:
     parser.add_argument("--control", action="store_true", help="the long tests of the control plane instead")
     parser.add_argument("--bodies", action="store_true", help="large bodies of clients without a right to them instead")
     parser.add_argument("--exchanges", action="store_true", help="10,000 generated exchanges through a worker instead")
+    parser.add_argument("--streams", action="store_true", help="streams of events at once instead, 1,000 if not said")
+    parser.add_argument("--reload-every", type=float, default=0.0, help="seconds; with streams that then all are whole")
     parser.add_argument("--fuzz", action="store_true", help="coverage-guided fuzzing of what reads the wire instead")
     parser.add_argument("--target", help="the only one to fuzz")
     parser.add_argument("--seed", type=int, help="of the generated exchanges; without it another one each time")
     parser.add_argument("--minutes", type=float, default=10.0)
-    parser.add_argument("--at-once", type=int, default=8, help="sessions at once")
+    parser.add_argument("--at-once", type=int, help="sessions (8), or streams (1,000)")
     options = parser.parse_args()
     if options.control:
         return control_plane()
+    if options.streams:
+        return many_streams.main(options.minutes, options.at_once, reload_every_s=options.reload_every)
     if options.fuzz:
         return fuzz.main(options.minutes, at_once=os.cpu_count() or 1, only=options.target)
     if options.bodies:
@@ -59,7 +63,7 @@ def main() -> int:
     ephemeral.end_on_signals()
     try:
         with ephemeral.server() as server:
-            rounds = soak(server, options.minutes * 60, options.at_once)
+            rounds = soak(server, options.minutes * 60, options.at_once or 8)
     except ephemeral.Interrupted as interrupted:
         return interrupted.status
     except (SoakFailed, calls.CallFailed, ephemeral.ServerFailed, OSError) as problem:

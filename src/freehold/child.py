@@ -21,6 +21,8 @@ import structlog
 from freehold import startup
 
 READY = b"ready"
+RETIRE = b"retire"
+"""In place of a new configuration: another process has taken over."""
 RELOADED = b"reloaded"
 MAX_REPORT_BYTES = 16 * 1024
 MAX_CONFIG_BYTES = 128 * 1024
@@ -65,6 +67,8 @@ class Life:
     reload_fd: int
     stop: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the process is to end."""
+    retire: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when the process is to take no more work, and to end when it has done what it has."""
     is_ready: bool = False
 
     def ready(self) -> None:
@@ -81,7 +85,7 @@ class Life:
         os.set_inheritable(self.reload_fd, False)
         channel = socket.socket(fileno=self.reload_fd)
         channel.setblocking(False)
-        asyncio.get_running_loop().add_reader(channel, _reload, channel, apply)
+        asyncio.get_running_loop().add_reader(channel, _reload, channel, apply, self.retire)
 
     async def until_stopped(self, *work: Awaitable[None]) -> None:
         """Run `work` until the stop; then cancel it. Raises what any of it raises, or when any ends by itself."""
@@ -140,7 +144,7 @@ def run(
     return 0
 
 
-def _reload(channel: socket.socket, apply: Callable[[bytes], None]) -> None:
+def _reload(channel: socket.socket, apply: Callable[[bytes], None], retire: asyncio.Event) -> None:
     try:
         data = channel.recv(MAX_CONFIG_BYTES)
     except BlockingIOError:
@@ -149,6 +153,9 @@ def _reload(channel: socket.socket, apply: Callable[[bytes], None]) -> None:
         # The parent has gone; the kernel tells this process in its own way.
         asyncio.get_running_loop().remove_reader(channel)
         channel.close()
+        return
+    if data == RETIRE:
+        retire.set()
         return
     answer = RELOADED
     try:

@@ -263,14 +263,12 @@ def _loopback(port: int) -> socket.socket:
 
 async def run_gateway(config: GatewayConfig, life: Life) -> None:
     """Serve the public socket until stopped."""
-    from freehold.gateway.bounds import GatewayLimits
     from freehold.gateway.worker import Watch, Worker
     from freehold.observe.access_log import AccessLog
 
     access_log = AccessLog(process=f"gateway-{config.worker}", json_lines=config.common.log_json)
     _reload_into(life, GatewayConfig)
     layout = Layout(Path(config.common.data_dir))
-    bodies = config.bodies
     worker = Worker(
         _listener(config.listener_fd),
         warden_path=str(layout.warden_socket),
@@ -281,19 +279,11 @@ async def run_gateway(config: GatewayConfig, life: Life) -> None:
         public_url=config.common.url,
         jwt_skew_s=config.jwt_skew_s,
         watch=Watch(access_log if config.access_log else None, config.trace_sample_ratio),
-        limits=GatewayLimits(
-            spool_bytes_per_key=bodies.key_bytes,
-            spool_bytes_total=bodies.total_bytes,
-            spool_unknown_bytes_per_source=bodies.unverified_source_bytes,
-            spool_unknown_bytes_total=bodies.unverified_total_bytes,
-            memory_spool_bytes_total=bodies.memory_bytes,
-            body_min_bytes_per_s=bodies.min_bytes_per_s,
-            body_grace_s=bodies.grace_s,
-        ),
+        limits=config.limits,
         trusted_proxies=config.trusted_proxies,
         spool_directory=str(layout.run),
     )
-    await worker.run(life.stop, life.ready)
+    await worker.run(life.stop, life.ready, retire=life.retire)
 
 
 def _reload_into(life: Life, kind: type[C], apply: Callable[[C], None] | None = None) -> None:

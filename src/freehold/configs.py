@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from freehold.gateway.bounds import GatewayLimits
+
 if TYPE_CHECKING:
-    from freehold.settings import Settings
+    from freehold.settings import BodySettings, GatewaySettings, Settings
 
 MIB = 1024 * 1024
 
@@ -68,27 +70,15 @@ class ControlConfig(msgspec.Struct, tag="control", frozen=True):
     jwt: JwtConfig
 
 
-class Bodies(msgspec.Struct, frozen=True):
-    """See settings.BodySettings."""
-
-    key_bytes: int
-    total_bytes: int
-    unverified_source_bytes: int
-    unverified_total_bytes: int
-    memory_bytes: int
-    min_bytes_per_s: int
-    grace_s: float
-
-
 class GatewayConfig(msgspec.Struct, tag="gateway", frozen=True):
     common: Common
     listener_fd: int
     worker: int
     trusted_proxies: tuple[str, ...]
-    bodies: Bodies
     access_log: bool
     trace_sample_ratio: float | None
     jwt_skew_s: float
+    limits: GatewayLimits
 
 
 Config = WardenConfig | ControlConfig | GatewayConfig
@@ -96,7 +86,13 @@ Config = WardenConfig | ControlConfig | GatewayConfig
 RELOADABLE = frozenset(
     {"log.level", "sessions.max_sessions", "sessions.max_concurrent_starts", "sessions.start_timeout_s"}
 )
-"""Settings that processes take over while they run; any other one takes effect with the next start."""
+"""Settings that processes take over while they run."""
+
+
+def needs_new_workers(setting: str) -> bool:
+    """Whether a setting takes effect by replacing the gateway workers, without a new start of the server. What is
+    neither this nor RELOADABLE takes effect with the next start."""
+    return setting.startswith(("gateway.", "bodies.")) or setting in ("server.workers", "log.access")
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,25 +146,43 @@ class Plan:
         )
 
     def gateway(self, number: int, listener_fd: int) -> GatewayConfig:
-        observed, bodies = self.settings.observability, self.settings.bodies
+        observed = self.settings.observability
         return GatewayConfig(
             common=self.common,
             listener_fd=listener_fd,
             worker=number,
             trusted_proxies=self.settings.server.trusted_proxies,
-            bodies=Bodies(
-                key_bytes=bodies.key_mib * MIB,
-                total_bytes=bodies.total_mib * MIB,
-                unverified_source_bytes=bodies.unverified_source_mib * MIB,
-                unverified_total_bytes=bodies.unverified_total_mib * MIB,
-                memory_bytes=bodies.memory_mib * MIB,
-                min_bytes_per_s=bodies.min_bytes_per_s,
-                grace_s=bodies.grace_s,
-            ),
             access_log=self.settings.log.access and self.settings.log.level in ("debug", "info"),
             trace_sample_ratio=None if observed.otlp_endpoint is None else observed.trace_sample_ratio,
             jwt_skew_s=self.settings.jwt.clock_skew_s,
+            limits=_limits(self.settings.gateway, self.settings.bodies),
         )
+
+
+def _limits(gateway: GatewaySettings, bodies: BodySettings) -> GatewayLimits:
+    return GatewayLimits(
+        max_connections=gateway.max_connections,
+        max_payload_bytes=gateway.max_payload_bytes,
+        head_timeout_s=gateway.head_timeout_s,
+        keep_alive_timeout_s=gateway.keep_alive_timeout_s,
+        body_progress_timeout_s=gateway.body_timeout_s,
+        spool_bytes_per_key=bodies.key_mib * MIB,
+        spool_bytes_total=bodies.total_mib * MIB,
+        spool_unknown_bytes_per_source=bodies.unverified_source_mib * MIB,
+        spool_unknown_bytes_total=bodies.unverified_total_mib * MIB,
+        memory_spool_bytes_total=bodies.memory_mib * MIB,
+        body_min_bytes_per_s=bodies.min_bytes_per_s,
+        body_grace_s=bodies.grace_s,
+        slow_reader_timeout_s=gateway.slow_reader_timeout_s,
+        first_byte_timeout_s=gateway.sync_timeout_s,
+        stream_timeout_s=gateway.stream_timeout_s,
+        max_chunk_bytes=gateway.max_chunk_bytes,
+        runs_on=gateway.client_disconnect == "continue",
+        sse_keepalive_s=gateway.sse_keepalive_s,
+        web_socket_timeout_s=gateway.stream_timeout_s,
+        drain_timeout_s=gateway.drain_timeout_s,
+        retire_timeout_s=gateway.retire_timeout_s,
+    )
 
 
 def plan(settings: Settings, *, data_dir: Path, url: str) -> Plan:

@@ -15,7 +15,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -67,6 +67,17 @@ class _Running:
 
 
 @dataclass
+class _Retiring:
+    """A gateway worker in whose place another one accepts."""
+
+    running: _Running
+    stop_at: float
+    """When it has had its time for what is under way."""
+    is_told: bool = False
+    """To stop."""
+
+
+@dataclass
 class _Plan:
     """How to start one process: its role's configuration and the descriptors it inherits."""
 
@@ -86,6 +97,9 @@ class Server:
     _running: dict[str, _Running] = field(default_factory=dict[str, _Running])
     _plans: dict[str, _Plan] = field(default_factory=dict[str, _Plan])
     _data_dir: Path = Path()
+    _retiring: list[_Retiring] = field(default_factory=list["_Retiring"])
+    _workers_made: int = 0
+    _listener_fd: int = -1
     _reload_wanted: bool = False
     _had_terminal: bool = False
     _notifier: Notifier = field(default_factory=lambda: Notifier(None))
@@ -129,11 +143,17 @@ class Server:
             lambda plan: plan.control(feed.fileno(), http.fileno()),
             (feed.fileno(), http.fileno(), lock),
         )
-        for number in range(self.settings.server.workers):
-            name = f"gateway-{number}"
-            self._plans[name] = _Plan(
-                name, lambda plan, number=number: plan.gateway(number, public.fileno()), (public.fileno(),)
-            )
+        self._listener_fd = public.fileno()
+        self._plans |= {plan.name: plan for plan in self._plan_workers()}
+
+    def _plan_workers(self) -> list[_Plan]:
+        """As many new workers as the settings say. No name is used twice: two generations of them may run at once."""
+        first, fd = self._workers_made, self._listener_fd
+        self._workers_made += self.settings.server.workers
+        return [
+            _Plan(f"gateway-{number}", lambda plan, number=number: plan.gateway(number, fd), (fd,))
+            for number in range(first, self._workers_made)
+        ]
 
     def _config(self, plan: _Plan) -> bytes:
         """A process's configuration as the settings are now."""
@@ -147,8 +167,12 @@ class Server:
         """Start every process and wait until each is ready. Raises _Signalled."""
         for plan in self._plans.values():
             self._running[plan.name] = self._spawn(plan)
+        self._await_all(self._running.values(), wake)
+
+    def _await_all(self, starting: Iterable[_Running], wake: int) -> None:
+        """Wait until each is ready. Raises _Signalled, CannotStart."""
         deadline = time.monotonic() + START_TIMEOUT_S
-        waiting = {running.ready: running for running in self._running.values()}
+        waiting = {running.ready: running for running in starting}
         while waiting:
             readable, _, _ = select.select([wake, *waiting], [], [], max(0.0, deadline - time.monotonic()))
             if wake in readable:
@@ -165,13 +189,16 @@ class Server:
     def _keep_running(self, wake: int) -> None:
         due: dict[str, float] = {}
         while True:
-            pause = 0.0 if self._reload_wanted else min(due.values()) - time.monotonic() if due else None
+            instants = [*due.values(), *(retiring.stop_at for retiring in self._retiring)]
+            pause = 0.0 if self._reload_wanted else min(instants) - time.monotonic() if instants else None
             select.select([wake], [], [], None if pause is None else max(0.0, pause))
             self._take_signals(wake)
             if self._reload_wanted:
                 self._reload_wanted = False
-                self._reload()
+                self._reload(wake)
+                due = {name: instant for name, instant in due.items() if name in self._running}
             now = time.monotonic()
+            self._end_retired(now)
             for running in list(self._running.values()):
                 if running.name not in due and (code := running.process.poll()) is not None:
                     restarts = 0 if now - running.started_at >= STEADY_S else running.restarts
@@ -189,15 +216,18 @@ class Server:
         """Gateways first, so that no new work comes; the warden last, so that running answers can end."""
         for role in ("gateway", "control", "warden"):
             ending = [running for name, running in self._running.items() if name.startswith(role)]
+            if role == "gateway":
+                ending += [retiring.running for retiring in self._retiring]
             for running in ending:
                 with contextlib.suppress(ProcessLookupError):
                     running.process.send_signal(signal.SIGTERM)
-            deadline = time.monotonic() + STOP_TIMEOUT_S
+            draining_s = self.settings.gateway.drain_timeout_s if role == "gateway" else 0.0
+            deadline = time.monotonic() + draining_s + STOP_TIMEOUT_S
             for running in ending:
                 try:
                     running.process.wait(max(0.1, deadline - time.monotonic()))
                 except subprocess.TimeoutExpired:
-                    log.error("process.killed", name=running.name, reason=f"did not stop within {STOP_TIMEOUT_S:g} s")
+                    log.error("process.killed", name=running.name, reason="did not stop in time")
                     running.process.kill()
                     running.process.wait()
                 running.close()
@@ -218,27 +248,77 @@ class Server:
                 raise _Signalled
             self._reload_wanted = True
 
-    def _reload(self) -> None:
+    def _reload(self, wake: int) -> None:
         """Read the settings again and take over what can be; what is wrong with them changes nothing."""
         self._notifier.reloading()
         try:
             if self.load is None:
                 raise SettingsError("this server was not started from settings that can be read again")
-            reloaded = reload.reload(self.settings, self.load(), configs.RELOADABLE)
+            reloaded = reload.reload(
+                self.settings, self.load(), lambda name: name in configs.RELOADABLE or configs.needs_new_workers(name)
+            )
         except SettingsError as error:
             log.error("settings.reload_refused", reason=str(error))
         else:
-            self._take_over(reloaded)
+            self._take_over(reloaded, wake)
         self._notifier.ready(f"Serving at {self.url}")
 
-    def _take_over(self, reloaded: reload.Reloaded) -> None:
+    def _take_over(self, reloaded: reload.Reloaded, wake: int) -> None:
         self.settings = reloaded.settings
         if reloaded.need_restart:
             log.warning("settings.restart_needed", settings=list(reloaded.need_restart))
         if reloaded.taken_over:
             logs.set_level(self.settings.log.level)
             _tell({running: self._config(self._plans[name]) for name, running in self._running.items()})
+        if any(configs.needs_new_workers(name) for name in reloaded.taken_over):
+            self._replace_workers(wake)
         log.info("settings.reloaded", settings=list(reloaded.taken_over))
+
+    def _replace_workers(self, wake: int) -> None:
+        """New workers accept beside the old ones, which then accept no more and end with what they have under way.
+
+        Where the new ones can't start, the old ones go on. Raises _Signalled.
+        """
+        plans = self._plan_workers()
+        started = {plan.name: self._spawn(plan) for plan in plans}
+        try:
+            self._await_all(started.values(), wake)
+        except (CannotStart, _Signalled) as error:
+            for running in started.values():
+                running.process.kill()
+                running.process.wait()
+                running.close()
+            if isinstance(error, _Signalled):
+                raise
+            log.error("workers.not_replaced", reason=str(error))
+            return
+        stop_at = time.monotonic() + self.settings.gateway.retire_timeout_s
+        for name in [name for name in self._running if name.startswith("gateway")]:
+            del self._plans[name]
+            old = self._running.pop(name)
+            # What it can't be told, since it has ended, it need not know.
+            with contextlib.suppress(OSError):
+                old.reload.send(child.RETIRE)
+            self._retiring.append(_Retiring(old, stop_at))
+        self._plans |= {plan.name: plan for plan in plans}
+        self._running |= started
+        log.info("workers.replaced", names=list(started))
+
+    def _end_retired(self, now: float) -> None:
+        """Forget retired workers that have ended; those whose time is up are told to stop, and killed in the end."""
+        for retiring in list(self._retiring):
+            running = retiring.running
+            if running.process.poll() is not None:
+                running.close()
+                self._retiring.remove(retiring)
+            elif retiring.stop_at <= now and not retiring.is_told:
+                retiring.is_told = True
+                retiring.stop_at = now + self.settings.gateway.drain_timeout_s + STOP_TIMEOUT_S
+                running.process.send_signal(signal.SIGTERM)
+            elif retiring.stop_at <= now:
+                log.error("process.killed", name=running.name, reason="it was replaced, and did not stop")
+                running.process.kill()
+                retiring.stop_at = now + STOP_TIMEOUT_S
 
 
 def _spawn(plan: _Plan, config: bytes) -> _Running:

@@ -6,7 +6,7 @@ what may be taken over, so a process that is restarted later gets what the other
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,21 +24,20 @@ class Reloaded:
     need_restart: tuple[str, ...]
 
 
-def reload(running: Settings, wanted: Settings, reloadable: Iterable[str]) -> Reloaded:
+def reload(running: Settings, wanted: Settings, may_change: Callable[[str], bool]) -> Reloaded:
     """What becomes of `running` when the settings now say `wanted`."""
-    may_change = frozenset(reloadable)
     before, after = _flat(running), _flat(wanted)
     changed = sorted(name for name in before if before[name] != after[name])
     settings = running
     for name in changed:
-        if name in may_change:
+        if may_change(name):
             section, _, key = name.partition(".")
             part: BaseModel = getattr(settings, section)
             settings = settings.model_copy(update={section: part.model_copy(update={key: after[name]})})
     return Reloaded(
         settings,
-        taken_over=tuple(name for name in changed if name in may_change),
-        need_restart=tuple(name for name in changed if name not in may_change),
+        taken_over=tuple(name for name in changed if may_change(name)),
+        need_restart=tuple(name for name in changed if not may_change(name)),
     )
 
 

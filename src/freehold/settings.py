@@ -89,6 +89,52 @@ class BodySettings(_Section):
     grace_s: float = Field(10.0, gt=0, le=3600, description="For how long a body need not keep that pace.")
 
 
+class GatewaySettings(_Section):
+    sync_timeout_s: float = Field(
+        900.0, gt=0, le=86_400, description="Until an agent has answered a request, unless it streams. AWS: 15 minutes."
+    )
+    stream_timeout_s: float = Field(
+        3600.0, gt=0, le=604_800, description="Until an agent has ended a stream or a WebSocket. AWS: 60 minutes."
+    )
+    max_payload_bytes: int = Field(
+        100_000_000, ge=1, le=10_000_000_000, description="Body of one invocation. AWS: 100 MB."
+    )
+    max_chunk_bytes: int = Field(
+        10_000_000, ge=1024, le=10_000_000_000, description="One chunk of an agent's chunked answer. AWS: 10 MB."
+    )
+    client_disconnect: Literal["cancel", "continue"] = Field(
+        "cancel",
+        description="When a client leaves before the end of its answer. cancel: the agent's connection is closed, by "
+        "which its server notices. continue: the agent runs to its end, and what it says is dropped. AWS: continue.",
+    )
+    sse_keepalive_s: float = Field(
+        0.0,
+        ge=0,
+        le=3600,
+        description="A comment between events of a text/event-stream after so long without a byte; 0: none. AWS: 0.",
+    )
+    head_timeout_s: float = Field(
+        10.0, gt=0, le=3600, description="From the first byte of a request's head to its last."
+    )
+    keep_alive_timeout_s: float = Field(
+        75.0, gt=0, le=86_400, description="How long a client's connection may be idle between requests."
+    )
+    body_timeout_s: float = Field(
+        30.0, gt=0, le=3600, description="Without a byte of a request's body that is still to come."
+    )
+    slow_reader_timeout_s: float = Field(60.0, gt=0, le=86_400, description="For a client to take what waits for it.")
+    max_connections: int = Field(10_000, ge=1, le=1_000_000, description="Clients' connections of one worker.")
+    retire_timeout_s: float = Field(
+        3600.0,
+        gt=0,
+        le=604_800,
+        description="For a worker that was replaced, because settings changed, to end its streams. Then they are cut.",
+    )
+    drain_timeout_s: float = Field(
+        10.0, gt=0, le=600, description="For requests under way when the server stops. Then they are cut."
+    )
+
+
 class AwsSettings(_Section):
     region: str = Field("us-east-1", pattern=r"^[a-z]{2}(-[a-z]+)+-[0-9]$", description="The region this server is.")
     account_id: str = Field("000000000000", pattern=r"^[0-9]{12}$", description="The account that owns everything.")
@@ -293,6 +339,7 @@ class Settings(_Section):
     )
     server: ServerSettings = ServerSettings()  # pyright: ignore[reportCallIssue]
     bodies: BodySettings = BodySettings()  # pyright: ignore[reportCallIssue]
+    gateway: GatewaySettings = GatewaySettings()  # pyright: ignore[reportCallIssue]
     aws: AwsSettings = AwsSettings()  # pyright: ignore[reportCallIssue]
     jwt: JwtSettings = JwtSettings()  # pyright: ignore[reportCallIssue]
     sandbox: SandboxSettings = SandboxSettings()  # pyright: ignore[reportCallIssue]

@@ -44,7 +44,7 @@ class FakeTransport(asyncio.Transport):
 class FakeHost:
     """What a connection needs of its worker; answers what is signed with its body, and refuses the rest."""
 
-    draining = False
+    draining = stopping = False
 
     def __init__(self) -> None:
         self.handler = self

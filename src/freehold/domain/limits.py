@@ -29,6 +29,9 @@ SYNC_REQUEST_TIMEOUT_S: Final = 900
 STREAM_TIMEOUT_S: Final = 3600
 """DG bedrock-agentcore-limits: a stream takes 60 minutes at the most."""
 
+MAX_CHUNK_BYTES: Final = 10_000_000
+"""DG bedrock-agentcore-limits: a streaming chunk has at most 10 MB."""
+
 WEB_SOCKET_FRAME_BYTES: Final = 64 * 1024
 WEB_SOCKET_FRAMES_PER_S: Final = 250
 """DG bedrock-agentcore-limits: a frame of a WebSocket has 64 KB at the most, and a connection 250 a second."""

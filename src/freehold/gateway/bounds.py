@@ -47,6 +47,12 @@ class GatewayLimits:
 
     first_byte_timeout_s: float = limits.SYNC_REQUEST_TIMEOUT_S
     stream_timeout_s: float = limits.STREAM_TIMEOUT_S
+    max_chunk_bytes: int = limits.MAX_CHUNK_BYTES
+    """One chunk of an agent's chunked answer."""
+    runs_on: bool = False
+    """Whether an agent that has the whole request goes on when its client has gone."""
+    sse_keepalive_s: float = 0.0
+    """After how long without a byte a stream of events gets a comment; 0: never."""
     web_socket_frame_bytes: int = limits.WEB_SOCKET_FRAME_BYTES
     """Payload of a client's frame. An agent's is not bounded: none is held, so none costs more than another."""
     web_socket_frames_per_s: float = limits.WEB_SOCKET_FRAMES_PER_S
@@ -67,5 +73,7 @@ class GatewayLimits:
     control_answer_timeout_s: float = 120.0
     drain_timeout_s: float = 10.0
     """For requests under way when the worker stops."""
+    retire_timeout_s: float = limits.STREAM_TIMEOUT_S
+    """For requests under way when another worker has taken over."""
     max_idle_connections: int = 32
     """Of one session, kept for its next requests."""

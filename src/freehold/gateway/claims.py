@@ -104,6 +104,11 @@ class Claims:
     def connected(self) -> bool:
         return self._link.connected
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether any request is under way."""
+        return any(claim.in_flight for claim in self._by_generation.values())
+
     async def aclose(self) -> None:
         """Give everything up. The warden sees the link close."""
         for task in list(self._joining.values()):

@@ -61,7 +61,9 @@ class Host(Protocol):
     clock: Callable[[], float]
     loop: asyncio.AbstractEventLoop
     draining: bool
-    """Whether connections are to end as soon as they can."""
+    """Whether each connection's next answer is its last."""
+    stopping: bool
+    """Whether connections end without waiting for another request."""
 
     def opened(self, connection: ClientConnection) -> bool:
         """Whether there is room for one more."""
@@ -101,6 +103,8 @@ class ClientConnection(asyncio.Protocol):
         self._take: Callable[[framing.Framing, bytes], None] | None = None
         self._body_waiter: asyncio.Future[None] | None = None
         self._owes_continue = False
+        self._slowest = NEVER
+        """When the body is too slow, unless more of it comes."""
         self._keep_alive = True
         self._reading = True
         self.writable = True
@@ -318,7 +322,8 @@ class ClientConnection(asyncio.Protocol):
         self._set_reading(len(self._buffer) <= MAX_PIPELINED_BYTES)
         if body.done:
             return None
-        self.deadline = self._server.clock() + self._limits.body_progress_timeout_s
+        self._slowest = self._server.clock() + self._limits.body_grace_s
+        self._expect_body(0)
         self._body_waiter = self._server.loop.create_future()
         return self._body_waiter
 
@@ -340,8 +345,18 @@ class ClientConnection(asyncio.Protocol):
 
     def resume_body(self) -> None:
         if self._take is not None:
-            self.deadline = self._server.clock() + self._limits.body_progress_timeout_s
+            # While nobody took it, it could not come.
+            self._slowest = max(self._slowest, self._server.clock() + self._limits.body_grace_s)
+            self._expect_body(0)
             self._set_reading(True)
+
+    def _expect_body(self, come: int) -> None:
+        """More of the body is to come in time, of which `come` bytes just came."""
+        limits = self._limits
+        self.deadline = self._server.clock() + limits.body_progress_timeout_s
+        if limits.body_min_bytes_per_s:
+            self._slowest += come / limits.body_min_bytes_per_s
+            self.deadline = min(self.deadline, self._slowest)
 
     def _take_body(
         self, body: framing.Framing, take: Callable[[framing.Framing, bytes], None] | None, data: bytes
@@ -362,7 +377,7 @@ class ClientConnection(asyncio.Protocol):
         body = self._body
         assert body is not None
         discarding = self._state is _State.DISCARDING
-        self.deadline = self._server.clock() + self._limits.body_progress_timeout_s
+        self._expect_body(len(data))
         try:
             self._take_body(body, self._take, data)
         except framing.BadFraming as error:
@@ -404,7 +419,7 @@ class ClientConnection(asyncio.Protocol):
 
     def response_head(self, exchange: Exchange, status: int, headers: Headers) -> bytes:
         """The bytes of an answer's head. Decides whether the connection can be kept after it."""
-        if self._body is not None and not self._body.done and not self._can_discard():
+        if self._server.draining or (self._body is not None and not self._body.done and not self._can_discard()):
             self._keep_alive = False
         exchange.first_byte_at = self._server.clock()
         return self._head_bytes(status, headers, exchange.request_id)
@@ -426,6 +441,7 @@ class ClientConnection(asyncio.Protocol):
             self._ready_for_next()
         elif self._keep_alive:
             self._state = _State.DISCARDING
+            self._slowest = self._server.clock() + self._limits.body_grace_s
             self._set_reading(True)
             buffer, self._buffer = self._buffer, b""
             self._feed_body(buffer)
@@ -464,7 +480,7 @@ class ClientConnection(asyncio.Protocol):
         self._transport.set_protocol(receiver)
         self._set_reading(True)
         buffer, self._buffer = self._buffer, b""
-        if self._server.draining:
+        if self._server.stopping:
             self._server.loop.call_soon(tunnel.going_away)
         return self._transport, buffer, self
 
@@ -486,7 +502,7 @@ class ClientConnection(asyncio.Protocol):
 
     def _ready_for_next(self) -> None:
         self._body = None
-        if not self._keep_alive or self._server.draining:
+        if not self._keep_alive or self._server.stopping:
             self._close()
             return
         self._state = _State.HEAD

@@ -125,6 +125,7 @@ class Exchange:
     __slots__ = (
         "_chunks_out",
         "_connection",
+        "_content_only",
         "_held",
         "account",
         "also",
@@ -186,6 +187,8 @@ class Exchange:
         self.bytes_out = 0
         """Of the bodies, with chunk framing."""
         self._chunks_out = False
+        self._content_only = False
+        """Whether the client gets the content of chunks, without their framing."""
         self._held = b""
         """The head of an answer, until the first bytes of its body can go out with it."""
 
@@ -250,6 +253,7 @@ class Exchange:
             self._connection.close_after()
             self.ends_with_connection = True
             if isinstance(body, framing.Chunked):
+                self._content_only = True
                 body.content = []
         else:
             lines.append((b"transfer-encoding", b"chunked"))
@@ -262,12 +266,16 @@ class Exchange:
 
     def relay_body(self, raw: bytes, body: framing.Framing) -> None:
         """Pass on what came of the body: nothing, too, since the head has to go out."""
-        if body.content is not None:
+        if self._content_only and body.content is not None:
             raw = b"".join(body.content)
             body.content.clear()
         elif self._chunks_out and raw:
             raw = b"%x\r\n%b\r\n" % (len(raw), raw)
         self._send(raw)
+
+    def insert(self, content: bytes) -> None:
+        """Send something of our own, where `relay_body` may go on with another chunk."""
+        self._send(content if self.ends_with_connection else b"%x\r\n%b\r\n" % (len(content), content))
 
     def end_relay(self) -> None:
         self._send(b"0\r\n\r\n" if self._chunks_out else b"")

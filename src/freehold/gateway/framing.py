@@ -86,15 +86,21 @@ _SIZE, _DATA, _AFTER_DATA, _TRAILERS = range(4)
 class Chunked:
     """A chunked body."""
 
-    __slots__ = ("_left", "_line", "_state", "_trailer_bytes", "content", "done")
+    __slots__ = ("_left", "_line", "_state", "_trailer_bytes", "content", "done", "max_chunk_bytes")
 
     def __init__(self) -> None:
+        self.max_chunk_bytes = 1 << 60
         self._state = _SIZE
         self._left = 0
         self._line = b""
         self._trailer_bytes = 0
         self.done = False
         self.content: list[bytes] | None = None
+
+    @property
+    def between_chunks(self) -> bool:
+        """Whether another chunk may be put in after what has been followed."""
+        return self._state == _SIZE and not self._line
 
     def feed(self, data: bytes) -> int:
         position, end = 0, len(data)
@@ -128,6 +134,8 @@ class Chunked:
             if match is None:
                 raise BadFraming("a chunk's size is not a hexadecimal number")
             self._left = int(match[1], 16)
+            if self._left > self.max_chunk_bytes:
+                raise BadFraming(f"a chunk has more than {self.max_chunk_bytes} bytes")
             self._state = _DATA if self._left else _TRAILERS
         elif self._state == _AFTER_DATA:
             if line:

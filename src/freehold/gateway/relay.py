@@ -12,13 +12,15 @@ from typing import Any, Final
 import structlog
 
 from freehold.domain.errors import AgentFailed, FreeholdError
-from freehold.gateway import errors, headers
+from freehold.gateway import errors, headers, keepalive
 from freehold.gateway.bodies import AtHand, Body, Streamed
 from freehold.gateway.bounds import GatewayLimits
 from freehold.gateway.claims import Claims, LiveClaim
 from freehold.gateway.contracts.base import Rules
 from freehold.gateway.exchange import ClientGone, Exchange
+from freehold.gateway.framing import Chunked, Length
 from freehold.gateway.heads import ResponseHead
+from freehold.gateway.run_on import RunOn
 from freehold.gateway.spool import Spool, too_large
 from freehold.gateway.sweeper import NEVER, Sweeper
 from freehold.gateway.upstream import Upstream
@@ -38,6 +40,7 @@ class AgentRelay:
 
     __slots__ = (
         "_admit",
+        "_allowed_s",
         "_answer_by",
         "_body",
         "_body_bytes",
@@ -47,6 +50,7 @@ class AgentRelay:
         "_ended",
         "_exchange",
         "_head",
+        "_keepalive",
         "_limits",
         "_on_undelivered",
         "_relaying",
@@ -83,6 +87,8 @@ class AgentRelay:
         self._body = body
         self._body_bytes = 0
         self._answer_by = NEVER
+        self._allowed_s = 0.0
+        self._keepalive: keepalive.Keepalive | None = None
         self._session_id = session_id
         self._sweeper = sweeper
         self._limits = limits
@@ -206,13 +212,21 @@ class AgentRelay:
         self._head = head
         kept = headers.caller_headers(head.headers, rules=self._rules, session_id=self._session_id, trace=self._trace)
         self._relaying = True
-        self._allow(self._limits.stream_timeout_s)
-        self._exchange.start_relay(head.status, kept, head.framing)
+        body = head.framing
+        if not isinstance(body, Length):
+            self._allow(self._limits.stream_timeout_s)
+        if isinstance(body, Chunked):
+            body.max_chunk_bytes = self._limits.max_chunk_bytes
+        self._exchange.start_relay(head.status, kept, body)
+        if self._limits.sse_keepalive_s and keepalive.is_possible(head):
+            self._keepalive = keepalive.Keepalive(self._exchange, body, self._sweeper, self._limits.sse_keepalive_s)
         if not self._exchange.client_takes and self._connection is not None:
             self._connection.pause_reading()
 
     def response_body(self, raw: bytes) -> None:
         if self._head is not None and not self._ended:
+            if self._keepalive is not None:
+                self._keepalive.follow(raw)
             self._exchange.relay_body(raw, self._head.framing)
 
     def response_end(self) -> None:
@@ -241,9 +255,15 @@ class AgentRelay:
     # -- Relay: the caller's side ---------------------------------------------------------------------------------
 
     def client_gone(self) -> None:
-        if not self._ended:
-            self._drop_connection()
-            self._finish()
+        if self._ended:
+            return
+        connection = self._connection
+        if self._limits.runs_on and connection is not None and connection.request_done and not connection.closed:
+            self._end()
+            RunOn(self._claims, self._claim, connection, self._sweeper, self._answer_by)
+            return
+        self._drop_connection()
+        self._finish()
 
     def client_writable(self, writable: bool) -> None:
         if self._connection is None or self._ended:
@@ -254,8 +274,7 @@ class AgentRelay:
             self._connection.pause_reading()
 
     def deadline_passed(self) -> None:
-        bound_s = self._limits.stream_timeout_s if self._relaying else self._limits.first_byte_timeout_s
-        self._fail(AgentFailed(f"The runtime did not complete its answer within {bound_s:g} s."))
+        self._fail(AgentFailed(f"The runtime did not complete its answer within {self._allowed_s:g} s."))
 
     @property
     def ended(self) -> bool:
@@ -264,6 +283,7 @@ class AgentRelay:
     # -- ends -----------------------------------------------------------------------------------------------------
 
     def _allow(self, seconds: float) -> None:
+        self._allowed_s = seconds
         self._answer_by = self._sweeper.clock() + seconds
         self._exchange.set_deadline(self._answer_by)
 
@@ -286,7 +306,12 @@ class AgentRelay:
             connection.leave()
 
     def _finish(self) -> None:
+        self._end()
+        self._claims.leave(self._claim)
+
+    def _end(self) -> None:
         self._ended = True
         self._connection = None
         self._body.close()
-        self._claims.leave(self._claim)
+        if self._keepalive is not None:
+            self._keepalive.stop()

@@ -29,6 +29,7 @@ class Server:
         self.clock = sweeper.clock
         self.loop = asyncio.get_running_loop()
         self.draining = False
+        self.stopping = False
         self._connections: set[ClientConnection] = set()
         self._stalled: set[ClientConnection] = set()
         self._idle = asyncio.Event()
@@ -76,9 +77,19 @@ class Server:
         streams = sum(exchange is not None and exchange.is_stream for exchange in exchanges)
         return sum(exchange is not None for exchange in exchanges), streams
 
+    async def retire(self) -> None:
+        """Let every connection have one more answer at most; returns when none is left.
+
+        An idle one is not closed before its time: its client may just be sending the next request.
+        """
+        self.draining = True
+        self._idle.clear()
+        if self._connections:
+            await self._idle.wait()
+
     async def drain(self, timeout_s: float) -> None:
         """Let requests under way end within `timeout_s`, then break off what is left."""
-        self.draining = True
+        self.draining = self.stopping = True
         self._idle.clear()
         for connection in list(self._connections):
             connection.close_if_idle()

@@ -139,6 +139,10 @@ class Upstream(asyncio.Protocol):
         self._held = False
         self.abort()
 
+    def pass_to(self, sink: Sink) -> None:
+        """What is still to come of the response is for `sink`."""
+        self._sink = sink
+
     def switch(self, receiver: asyncio.Protocol) -> tuple[asyncio.Transport, bytes]:
         """After a 101: `receiver` gets what comes from now on, and gives what it hears of the connection's end to us.
 

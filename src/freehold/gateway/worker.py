@@ -31,7 +31,7 @@ from freehold.gateway.observer import Observer
 from freehold.gateway.server import Server
 from freehold.gateway.sources import Sources
 from freehold.gateway.spool import Spools
-from freehold.gateway.sweeper import Sweeper
+from freehold.gateway.sweeper import TICK_S, Sweeper
 from freehold.observe.access_log import AccessLog
 from freehold.observe.spans import SpanQueue
 from freehold.observe.tracing import Tracer
@@ -56,6 +56,33 @@ class Watch:
     access_log: AccessLog | None = None
     trace_sample_ratio: float | None = None
     """The share of traces begun here that are exported; None: spans are not."""
+
+
+async def first_of(*events: asyncio.Event) -> None:
+    """Wait for any of them."""
+    waiting = [asyncio.ensure_future(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in waiting:
+            task.cancel()
+
+
+async def _retire(server: Server, claims: Claims, stop: asyncio.Event, timeout_s: float) -> None:
+    """Until all connections have ended, and requests whose clients have gone; or the worker is told to stop, or the
+    time is up."""
+
+    async def until_unused() -> None:
+        await server.retire()
+        while claims.is_busy:  # noqa: ASYNC110 (as coarse as all the worker's timers)
+            await asyncio.sleep(TICK_S)
+
+    stopped, ended = asyncio.ensure_future(stop.wait()), asyncio.ensure_future(until_unused())
+    try:
+        await asyncio.wait((stopped, ended), timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        stopped.cancel()
+        ended.cancel()
 
 
 def _send_spans(directory: Directory, spans: SpanQueue, _now: float) -> None:
@@ -138,8 +165,13 @@ class Worker:
         self._spool_directory = spool_directory
         self._clock = clock
 
-    async def run(self, stop: asyncio.Event, on_ready: Callable[[], None]) -> None:
-        """Serve until `stop` is set, then let requests under way end. `on_ready` is called once it accepts."""
+    async def run(
+        self, stop: asyncio.Event, on_ready: Callable[[], None], *, retire: asyncio.Event | None = None
+    ) -> None:
+        """Serve until `stop` is set, then let requests under way end. `on_ready` is called once it accepts.
+
+        When `retire` is set, others accept in its place: it ends when all of its connections have ended.
+        """
         limits = self._limits
         sweeper = Sweeper(self._clock)
         watch = self._watch
@@ -182,7 +214,10 @@ class Worker:
             accepting = await loop.create_server(server.connection, sock=self._listener, backlog=_BACKLOG)
             try:
                 on_ready()
-                await stop.wait()
+                await first_of(stop, *(() if retire is None else (retire,)))
+                if not stop.is_set():
+                    accepting.close()
+                    await _retire(server, claims, stop, limits.retire_timeout_s)
             finally:
                 accepting.close()
                 forwarder.end_streams()
