@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Any, Final
 
+from freehold.control import authorizers
 from freehold.control import configuration as configurations
+from freehold.control.reach import PUBLIC_INTERNET, Refused
 
 AWS_MACHINE: Final = "aarch64"
 DEPRECATED: Final[dict[str, date]] = {"PYTHON_3_10": date(2026, 6, 30), "PYTHON_3_11": date(2026, 6, 30)}
@@ -52,6 +54,7 @@ def warnings(configuration: Mapping[str, Any], here: Here, *, bucket_is_local: b
         *_role(configuration, here),
         *_lifecycle(configuration),
         *_network(),
+        *_authorizer(configuration),
     ]
 
 
@@ -111,6 +114,28 @@ def _lifecycle(configuration: Mapping[str, Any]) -> Iterator[ParityWarning]:
         f"requests may take longer than {idle_timeout_s} s, have the agent answer that.",
         "lifecycleConfiguration.idleRuntimeSessionTimeout",
     )
+
+
+def _authorizer(configuration: Mapping[str, Any]) -> Iterator[ParityWarning]:
+    said = authorizers.of(configuration)
+    if said is None:
+        return
+    at = f"{authorizers.MEMBER}.customJWTAuthorizer"
+    try:
+        PUBLIC_INTERNET.origin(said["discoveryUrl"], has_place=bool(said.get("privateEndpoint")))
+    except Refused as refused:
+        yield ParityWarning(
+            "IDENTITY_PROVIDER",
+            f"AWS can't reach the identity provider's discovery document: {refused}. It needs https, and a public "
+            "address or a privateEndpoint.",
+            f"{at}.discoveryUrl",
+        )
+    if said.get("certificateConfigurations") and not said.get("privateEndpoint"):
+        yield ParityWarning(
+            "PRIVATE_AUTHORITY",
+            "AWS takes certificateConfigurations only together with privateEndpoint.",
+            f"{at}.certificateConfigurations",
+        )
 
 
 def _network() -> Iterator[ParityWarning]:

@@ -9,7 +9,7 @@ import jwt_cases
 import pytest
 
 from freehold.auth.jwt_claims import ClaimRule
-from freehold.control import authorizers, configuration
+from freehold.control import authorizers, configuration, parity
 from freehold.control.reach import NOWHERE, PUBLIC_INTERNET, Reach
 from freehold.domain.errors import ValidationFailed
 
@@ -190,3 +190,19 @@ def test_a_token_reaches_the_agent_of_a_runtime_with_tokens_only():
     assert configuration.forwarded_headers(with_tokens) == ["authorization", "x-one"]
     signed = {name: value for name, value in params().items() if name != "authorizerConfiguration"}
     assert configuration.forwarded_headers(configuration.normalise({**signed, **allow})) == ["x-one"]
+
+
+@pytest.mark.parametrize(
+    ("said", "codes"),
+    [
+        ({}, []),
+        ({"discoveryUrl": "http://10.0.0.1/.well-known/openid-configuration"}, ["IDENTITY_PROVIDER"]),
+        ({"certificateConfigurations": [{"s3": {"uri": "s3://b/ca.pem"}}]}, ["PRIVATE_AUTHORITY"]),
+        ({"certificateConfigurations": [{"s3": {"uri": "s3://b/ca.pem"}}], "privateEndpoint": LATTICE}, []),
+    ],
+)
+def test_a_warning_says_what_aws_would_not_take(said: dict[str, Any], codes: list[str]):
+    normal = configuration.normalise(params(**said), OWN)
+    told = parity.warnings(normal, parity.Here("111122223333", "aarch64"), bucket_is_local=False)
+    of_authorizer = [warning for warning in told if (warning.member or "").startswith(JWT)]
+    assert [warning.code for warning in of_authorizer] == codes
