@@ -74,7 +74,14 @@ async def run_warden(config: WardenConfig, life: Life) -> None:
     link = ipc.Link(str(layout.feed_socket), control.REPLIES)
 
     def bounds_of(config: WardenConfig) -> WardenLimits:
-        return WardenLimits(config.max_sessions, config.max_concurrent_starts, config.start_timeout_s)
+        return WardenLimits(
+            config.max_sessions,
+            config.max_concurrent_starts,
+            config.start_timeout_s,
+            config.max_concurrent_requests,
+            config.max_requests_per_s,
+            config.max_starts_per_s,
+        )
 
     async def load_launch(account: str, runtime_id: str, version: int) -> LaunchSpec:
         reply, fds = await link.call(control.GetLaunch(account, runtime_id, version), timeout_s=LAUNCH_TIMEOUT_S)

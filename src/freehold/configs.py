@@ -15,7 +15,7 @@ import msgspec
 from freehold.gateway.bounds import GatewayLimits
 
 if TYPE_CHECKING:
-    from freehold.settings import BodySettings, GatewaySettings, Settings
+    from freehold.settings import Settings
 
 MIB = 1024 * 1024
 
@@ -40,6 +40,9 @@ class WardenConfig(msgspec.Struct, tag="warden", frozen=True):
     max_sessions: int
     max_concurrent_starts: int
     start_timeout_s: float
+    max_concurrent_requests: int
+    max_requests_per_s: float
+    max_starts_per_s: float
     otlp_endpoint: str | None
     otlp_headers: dict[str, str]
     log_session_bytes: int
@@ -84,7 +87,15 @@ class GatewayConfig(msgspec.Struct, tag="gateway", frozen=True):
 Config = WardenConfig | ControlConfig | GatewayConfig
 
 RELOADABLE = frozenset(
-    {"log.level", "sessions.max_sessions", "sessions.max_concurrent_starts", "sessions.start_timeout_s"}
+    {
+        "log.level",
+        "sessions.max_sessions",
+        "sessions.max_concurrent_starts",
+        "sessions.start_timeout_s",
+        "sessions.max_concurrent_requests",
+        "sessions.max_requests_per_s",
+        "sessions.max_starts_per_s",
+    }
 )
 """Settings that processes take over while they run."""
 
@@ -92,7 +103,12 @@ RELOADABLE = frozenset(
 def needs_new_workers(setting: str) -> bool:
     """Whether a setting takes effect by replacing the gateway workers, without a new start of the server. What is
     neither this nor RELOADABLE takes effect with the next start."""
-    return setting.startswith(("gateway.", "bodies.")) or setting in ("server.workers", "log.access")
+    return setting.startswith(("gateway.", "bodies.")) or setting in (
+        "server.workers",
+        "log.access",
+        "sessions.max_concurrent_requests",
+        "sessions.max_requests_per_s",
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +131,9 @@ class Plan:
             max_sessions=sessions.max_sessions,
             max_concurrent_starts=sessions.max_concurrent_starts,
             start_timeout_s=sessions.start_timeout_s,
+            max_concurrent_requests=sessions.max_concurrent_requests,
+            max_requests_per_s=sessions.max_requests_per_s,
+            max_starts_per_s=sessions.max_starts_per_s,
             otlp_endpoint=self.settings.observability.otlp_endpoint,
             otlp_headers=self.settings.observability.otlp_headers,
             log_session_bytes=logs.max_session_mib * MIB,
@@ -155,11 +174,12 @@ class Plan:
             access_log=self.settings.log.access and self.settings.log.level in ("debug", "info"),
             trace_sample_ratio=None if observed.otlp_endpoint is None else observed.trace_sample_ratio,
             jwt_skew_s=self.settings.jwt.clock_skew_s,
-            limits=_limits(self.settings.gateway, self.settings.bodies),
+            limits=_limits(self.settings),
         )
 
 
-def _limits(gateway: GatewaySettings, bodies: BodySettings) -> GatewayLimits:
+def _limits(settings: Settings) -> GatewayLimits:
+    gateway, bodies, sessions = settings.gateway, settings.bodies, settings.sessions
     return GatewayLimits(
         max_connections=gateway.max_connections,
         max_payload_bytes=gateway.max_payload_bytes,
@@ -182,6 +202,7 @@ def _limits(gateway: GatewaySettings, bodies: BodySettings) -> GatewayLimits:
         web_socket_timeout_s=gateway.stream_timeout_s,
         drain_timeout_s=gateway.drain_timeout_s,
         retire_timeout_s=gateway.retire_timeout_s,
+        asks_to_enter=bool(sessions.max_concurrent_requests or sessions.max_requests_per_s),
     )
 
 

@@ -162,6 +162,23 @@ class SessionSettings(_Section):
     )
     max_concurrent_starts: int = Field(8, ge=1, description="Sessions being started at once; further ones wait.")
     start_timeout_s: float = Field(120.0, gt=0, le=3600, description="Until /ping must be healthy. AWS: 120 s.")
+    max_concurrent_requests: int = Field(
+        0,
+        ge=0,
+        description="Requests under way in one session at once, by all workers; a further one is told to retry (409). "
+        "0: any number, as on AWS.",
+    )
+    max_requests_per_s: float = Field(
+        0.0,
+        ge=0,
+        description="Requests to one runtime, by all workers; further ones are throttled (429). As many as in a second "
+        "may come at once. 0: any rate. AWS: 1,000 for all of an account's.",
+    )
+    max_starts_per_s: float = Field(
+        0.0,
+        ge=0,
+        description="New sessions of one runtime; further ones are throttled (429). 0: any rate. AWS: 25 an account.",
+    )
 
 
 class ArtifactSettings(_Section):

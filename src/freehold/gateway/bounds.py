@@ -63,6 +63,8 @@ class GatewayLimits:
     """For the agent to answer a handshake."""
     web_socket_close_timeout_s: float = 5.0
     """From one side's Close frame to the end of the connection, and for an agent to close when the client has gone."""
+    asks_to_enter: bool = False
+    """Whether the warden is asked about each request: it holds sessions' and runtimes' limits, for all workers."""
     claim_linger_s: float = 0.75
     """How long a claim is kept after its last request."""
     claim_timeout_s: float = 4000.0

@@ -131,6 +131,12 @@ class Claims:
                 claim.in_flight += 1
                 claim.requests += 1
                 self._lingering.pop(claim, None)
+                if self._limits.asks_to_enter:
+                    try:
+                        await self._enter(claim)
+                    except NotFound:
+                        self.forget(claim)
+                        continue
                 return claim
             await eager.in_task()
             task = self._joining.get(key)
@@ -189,10 +195,26 @@ class Claims:
 
     def leave(self, claim: LiveClaim) -> None:
         """A request that joined has completed."""
+        self._left(claim)
+        if self._limits.asks_to_enter and claim.ended is None:
+            self._link.notify(protocol.Leave(claim.generation))
+
+    def _left(self, claim: LiveClaim) -> None:
         claim.in_flight -= 1
         claim.idle_since = self._clock()
         if claim.in_flight == 0 and claim.ended is None:
             self._lingering[claim] = None
+
+    async def _enter(self, claim: LiveClaim) -> None:
+        """Raises RetryableConflict, Throttled, NotFound, Unavailable; the request has not joined then."""
+        await eager.in_task()
+        try:
+            await self._link.call(protocol.Enter(claim.generation))
+        except BaseException as error:
+            if isinstance(error, asyncio.CancelledError) and claim.ended is None:
+                self._link.notify(protocol.Leave(claim.generation))  # comes after the Enter, which nobody waits for
+            self._left(claim)
+            raise
 
     def forget(self, claim: LiveClaim) -> None:
         """The session turned out to have ended, before the warden's word of it came."""

@@ -52,6 +52,22 @@ class Dial(msgspec.Struct, tag="dial", frozen=True):
     sockets: int = 1
 
 
+class Enter(msgspec.Struct, tag="enter", frozen=True):
+    """One request more in a session this worker has claimed; until Leave, or until the claim ends. Answered by Done.
+
+    Only sent where a setting limits requests. Errors: NotFound (it has ended), RetryableConflict (as many as may be
+    are under way in it), Throttled (its runtime has had as many as may be, lately).
+    """
+
+    generation: int
+
+
+class Leave(msgspec.Struct, tag="leave", frozen=True):
+    """One request that entered has completed (notification)."""
+
+    generation: int
+
+
 class Release(msgspec.Struct, tag="release", frozen=True):
     """Nothing of this worker is in flight in `generation` any more (notification)."""
 
@@ -212,7 +228,19 @@ MAX_DETAIL = 1500
 MAX_ENDED_PAGE = 50
 
 REQUESTS = ipc.decoder(
-    Claim, Bind, Dial, Release, StopSession, StopRuntime, ListSessions, FindSession, StopGeneration, ListEnded, GetTally
+    Claim,
+    Bind,
+    Dial,
+    Enter,
+    Leave,
+    Release,
+    StopSession,
+    StopRuntime,
+    ListSessions,
+    FindSession,
+    StopGeneration,
+    ListEnded,
+    GetTally,
 )
 """What the warden receives."""
 REPLIES = ipc.decoder(Claimed, Dialed, Bound, Ended, SessionPage, EndedPage, SessionFound, TallyPage)

@@ -21,6 +21,7 @@ from freehold import ipc
 from freehold.backends.base import SessionBackend
 from freehold.domain import errors, limits
 from freehold.domain.launch import LaunchSpec
+from freehold.domain.rates import Rates
 from freehold.domain.sessions import EndReason, SessionKey, SessionState
 from freehold.domain.usage import Usage
 from freehold.warden import protocol
@@ -51,6 +52,11 @@ class WardenLimits:
     max_sessions: int
     max_concurrent_starts: int
     start_timeout_s: float = limits.START_TIMEOUT_S
+    max_concurrent_requests: int = 0
+    """In one session; 0: any number."""
+    max_requests_per_s: float = 0.0
+    max_starts_per_s: float = 0.0
+    """Of one runtime; 0: any rate."""
 
 
 class Warden:
@@ -84,6 +90,8 @@ class Warden:
         self._by_generation: dict[int, Session] = {}
         self._lives: set[asyncio.Task[None]] = set()
         self._start_slots = Slots(bounds.max_concurrent_starts)
+        self._requests = Rates(bounds.max_requests_per_s)
+        self._starts = Rates(bounds.max_starts_per_s)
         self._launches: OrderedDict[tuple[str, str, int], LaunchSpec] = OrderedDict()
         self._closing = False
 
@@ -99,6 +107,11 @@ class Warden:
                 return await self._claim(peer, message)
             case protocol.Release():
                 self._release(peer, message)
+                return None
+            case protocol.Enter():
+                return self._enter(peer, message)
+            case protocol.Leave():
+                self._leave(peer, message)
                 return None
             case protocol.Bind():
                 return await self._bind(peer, message)
@@ -130,6 +143,8 @@ class Warden:
         """From now on these; what runs or starts already is not touched."""
         self._bounds = bounds
         self._start_slots.set_limit(bounds.max_concurrent_starts)
+        self._requests.set_rate(bounds.max_requests_per_s)
+        self._starts.set_rate(bounds.max_starts_per_s)
 
     async def aclose(self) -> None:
         """End every session, then the backend."""
@@ -223,6 +238,23 @@ class Warden:
             session.requests += release.requests
             session.drop_claim(peer, last_activity_age_s=release.last_activity_age_s)
 
+    def _enter(self, peer: ipc.Peer, enter: protocol.Enter) -> ipc.Done:
+        session = self._by_generation.get(enter.generation)
+        if session is None or peer not in session.claimants:
+            raise errors.NotFound("The session has ended")
+        most, key = self._bounds.max_concurrent_requests, session.key
+        if most and session.entered.total() >= most:
+            raise errors.RetryableConflict("Session operation in progress, please retry")
+        if not self._requests.take((key.account, key.runtime_id), self._clock.monotonic()):
+            raise errors.Throttled("Rate exceeded")
+        session.entered[peer] += 1
+        return ipc.Done()
+
+    def _leave(self, peer: ipc.Peer, leave: protocol.Leave) -> None:
+        session = self._by_generation.get(leave.generation)
+        if session is not None and session.entered[peer] > 0:
+            session.entered[peer] -= 1
+
     # -- sessions --------------------------------------------------------------------------------------------
 
     def _begin(self, key: SessionKey, launch: LaunchSpec) -> Session:
@@ -230,6 +262,8 @@ class Warden:
             raise errors.Unavailable("The server is shutting down")
         if len(self._by_generation) >= self._bounds.max_sessions:
             raise errors.QuotaExceeded(f"The maximum number of {self._bounds.max_sessions} active sessions is reached")
+        if not self._starts.take((key.account, key.runtime_id), self._clock.monotonic()):
+            raise errors.Throttled("Rate of new sessions exceeded")
         generation = self._journal.next_generation()
         record = new_record(key, generation, launch.version, now=self._utc_now())
         session = Session(

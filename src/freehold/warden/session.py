@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import dataclasses
 import socket
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -79,6 +80,8 @@ class Session:
         self.state = SessionState.STARTING
         self.created_at = clock.monotonic()
         self.claimants: set[Peer] = set()
+        self.entered: Counter[Peer] = Counter()
+        """Requests under way, where they are limited."""
         self.end_reason: EndReason | None = None
         self.detail: str | None = None
         """More about the end: how the agent exited, or why it did not start."""
@@ -139,6 +142,7 @@ class Session:
     def drop_claim(self, peer: Peer, *, last_activity_age_s: float = 0.0) -> None:
         if peer in self.claimants:
             self.claimants.discard(peer)
+            self.entered.pop(peer, None)
             self._touch(self._clock.monotonic() - max(0.0, last_activity_age_s))
 
     def end(self, reason: EndReason) -> None:

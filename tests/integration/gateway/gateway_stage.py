@@ -116,6 +116,8 @@ class FakeWarden:
         self.faults: list[errors.FreeholdError] = []
         """Raised by the next claims, one each."""
         self.dial_faults: list[errors.FreeholdError] = []
+        self.entered = 0
+        self.enter_faults: list[errors.FreeholdError] = []
         self.before_claim: Callable[[], Awaitable[None]] | None = None
         self.sessions: dict[SessionKey, int] = {}
         self.bound: dict[SessionKey, str] = {}
@@ -160,6 +162,14 @@ class FakeWarden:
                 if self.dial_faults:
                     raise self.dial_faults.pop(0)
                 return warden_protocol.Dialed(), [await self._connect() for _ in range(body.sockets)]
+            case warden_protocol.Enter():
+                self.entered += 1
+                if self.enter_faults:
+                    raise self.enter_faults.pop(0)
+                return ipc.Done()
+            case warden_protocol.Leave():
+                self.entered -= 1
+                return None
             case warden_protocol.Release():
                 self.released.append(body)
                 self.held.discard(body.generation)

@@ -12,6 +12,8 @@ from collections.abc import Callable
 import pytest
 from gateway_stage import DEADLINE_S, Stage, echo, eventually, read_all, read_request, read_response, signed
 
+from freehold.domain.errors import FreeholdError, NotFound, RetryableConflict, Throttled
+
 EVENTS = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
 
 
@@ -247,3 +249,30 @@ def test_the_largest_payload_is_a_setting(stages: Callable[..., Stage]) -> None:
         sock.sendall(signed(body=b"x" * 11))
         status, _, body = read_response(sock)
     assert (status, json.loads(body)["message"]) == (400, "The request is larger than the maximum of 10 bytes")
+
+
+@pytest.mark.parametrize(
+    ("fault", "status", "code"),
+    [
+        (RetryableConflict("Session operation in progress, please retry"), 409, "RetryableConflictException"),
+        (Throttled("Rate exceeded"), 429, "ThrottlingException"),
+    ],
+)
+def test_limits_that_the_warden_holds_are_told_in_the_services_codes(
+    stages: Callable[..., Stage], fault: FreeholdError, status: int, code: str
+) -> None:
+    stage = stages(asks_to_enter=True)
+    with stage.connect() as sock:
+        for _ in range(3):
+            sock.sendall(signed(body=b"hello"))
+            assert read_response(sock)[2] == b"hello"
+        eventually(lambda: stage.warden.entered == 0)
+        stage.warden.enter_faults.append(fault)
+        sock.sendall(signed())
+        told, headers, _ = read_response(sock)
+        assert (told, headers["x-amzn-errortype"]) == (status, code)
+        stage.warden.entered -= 1  # refused
+        stage.warden.enter_faults.append(NotFound("The session has ended"))
+        sock.sendall(signed(body=b"again"))
+        assert read_response(sock)[2] == b"again"
+    assert len(stage.warden.claims) == 2, "a session that turned out to have ended is claimed anew"
