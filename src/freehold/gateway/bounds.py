@@ -79,3 +79,4 @@ class GatewayLimits:
     """For requests under way when another worker has taken over."""
     max_idle_connections: int = 32
     """Of one session, kept for its next requests."""
+    max_idle_control_connections: int = 16

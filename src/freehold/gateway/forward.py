@@ -1,7 +1,8 @@
 """Everything that is not data plane: handed to control's own HTTP server, as it came.
 
 Not for deciding anything about it. Invariant: control sees no header about where a request comes from that the
-client could have made up, and no part of a request is sent twice.
+client could have made up, and a request is sent again only when the kernel says that control has not read all of it:
+control acts on whole requests only, since the signature covers the body.
 """
 
 from __future__ import annotations
@@ -29,13 +30,17 @@ _ENDLESS: Final = b"application/x-ndjson"
 """The type of answers that may have no end: logs that are followed."""
 _PAUSE_S: Final = 0.05
 """Between tries to reach control while it starts again."""
+_MAX_RESENDS: Final = 2
+_MAX_KEPT_BYTES: Final = 64 * 1024
+"""Of a request's body, in case that it has to be sent again."""
+_PLAIN_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
 class ControlForwarder:
     """Relays exchanges to control's Unix socket."""
 
     def __init__(self, path: str, sweeper: Sweeper, limits: GatewayLimits) -> None:
-        self._path = path
+        self._connections = _Connections(path, sweeper, limits)
         self._sweeper = sweeper
         self._limits = limits
         self._endless: set[_ControlRelay] = set()
@@ -46,12 +51,15 @@ class ControlForwarder:
         for relay in list(self._endless):
             relay.deadline_passed()
 
+    def close(self) -> None:
+        """Close what no request uses."""
+        self._connections.close()
+
     async def handle(self, exchange: Exchange) -> None:
         """See exchange.Handler. Raises Unavailable when control can't be reached for a while."""
-        await eager.in_task()
         exchange.operation = _FORWARDED
-        relay = _ControlRelay(exchange, self._allow_time, self._endless)
-        connection = await self._connect()
+        relay = _ControlRelay(exchange, self._connections, self._allow_time, self._endless)
+        connection = await self._connections.take()
         try:
             exchange.attach(relay)
         except BaseException:
@@ -71,20 +79,53 @@ class ControlForwarder:
     def _allow_time(self, exchange: Exchange) -> None:
         exchange.set_deadline(self._sweeper.clock() + self._limits.control_answer_timeout_s)
 
-    async def _connect(self) -> Upstream:
+
+class _Connections:
+    """Connections to control: used again by one request after another, never by two at once."""
+
+    def __init__(self, path: str, sweeper: Sweeper, limits: GatewayLimits) -> None:
+        self._path = path
+        self._sweeper = sweeper
+        self._limits = limits
+        self._idle: list[Upstream] = []
+        self._closed = False
+
+    async def take(self) -> Upstream:
+        """One that nobody uses. Waits while control starts; raises Unavailable when it is away for too long."""
+        while self._idle:
+            found = self._idle.pop()
+            if found.is_usable():
+                return found
+            found.leave()
+        await eager.in_task()
         deadline = self._sweeper.clock() + self._limits.away_timeout_s
         while True:
             try:
-                return await attach(ipc.connect_unix_stream(self._path), _ignore)
+                return await attach(ipc.connect_unix_stream(self._path), self._lost)
             except OSError:
                 # Nothing of the request has been read: waiting costs nothing but time.
                 if self._sweeper.clock() >= deadline:
                     raise Unavailable("The server is starting again, please retry") from None
             await asyncio.sleep(_PAUSE_S)
 
+    def keep(self, connection: Upstream) -> None:
+        """The answer has ended: have the connection ready for another request, if it can be."""
+        if connection.closed:
+            return
+        if self._closed or len(self._idle) >= self._limits.max_idle_control_connections:
+            connection.leave()
+        else:
+            connection.resume_reading()  # its last client may have been slow
+            self._idle.append(connection)
 
-def _ignore(_connection: Upstream) -> None:
-    """A connection to control serves one request, whose relay hears of its end."""
+    def close(self) -> None:
+        self._closed = True
+        for connection in list(self._idle):
+            connection.leave()
+
+    def _lost(self, connection: Upstream) -> None:
+        if connection in self._idle:
+            self._idle.remove(connection)
 
 
 class _ControlFailed(FreeholdError):
@@ -94,16 +135,33 @@ class _ControlFailed(FreeholdError):
 class _ControlRelay:
     """One exchange at control."""
 
-    def __init__(self, exchange: Exchange, allow_time: Callable[[Exchange], None], endless: set[_ControlRelay]) -> None:
+    def __init__(
+        self,
+        exchange: Exchange,
+        connections: _Connections,
+        allow_time: Callable[[Exchange], None],
+        endless: set[_ControlRelay],
+    ) -> None:
         self._exchange = exchange
+        self._connections = connections
         self._allow_time = allow_time
         self._endless = endless
         self._connection: Upstream | None = None
         self._head: ResponseHead | None = None
+        self._resends = 0
+        self._sent: bytearray | None = bytearray()
+        """What was sent of the request; None once that is too much to be kept."""
         self.ended = False
 
     def begin(self, connection: Upstream) -> None:
         self._connection = connection
+        connection.begin(self, self._exchange.head.method)
+        connection.request_done = False
+        head = self._request_head()
+        self._sent = bytearray(head)
+        connection.write(head)
+
+    def _request_head(self) -> bytes:
         head = self._exchange.head
         target = head.raw_path + (b"?" + head.raw_query if head.raw_query else b"")
         lines = [b"%b %b HTTP/1.1\r\n" % (head.method.encode(), target)]
@@ -112,12 +170,19 @@ class _ControlRelay:
             lines.append(b"transfer-encoding: chunked\r\n")
         elif head.content_length is not None:
             lines.append(b"content-length: %d\r\n" % head.content_length)
-        lines.append(b"connection: close\r\n\r\n")
-        connection.begin(self, head.method)
-        connection.request_done = False
-        connection.write(b"".join(lines))
+        if head.chunked or head.method not in _PLAIN_METHODS:
+            # Where two readers of HTTP might see different ends, nobody else's request comes after it.
+            lines.append(b"connection: close\r\n")
+        lines.append(b"\r\n")
+        return b"".join(lines)
 
     def take_body(self, raw: bytes) -> None:
+        sent = self._sent
+        if sent is not None:
+            if len(sent) + len(raw) > _MAX_KEPT_BYTES:
+                self._sent = None
+            else:
+                sent += raw
         connection = self._connection
         if connection is None or connection.closed:
             return
@@ -171,15 +236,47 @@ class _ControlRelay:
         if self.ended:
             return
         self.ended = True
-        self._drop_connection()
+        self._endless.discard(self)
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            self._connections.keep(connection)
         self._exchange.end_relay()
 
     def response_failed(self, why: str) -> None:
-        if self._connection is not None and self._connection.broke_off and self._head is None:
+        connection = self._connection
+        if connection is None or not connection.broke_off or self._head is not None:
+            self._fail(_ControlFailed(why))
+        elif self._can_resend(connection):
+            self._connection = None
+            self._resends += 1
+            self._exchange.continue_in(self._resend())
+        else:
             # Killed and restarted, most likely. SDKs repeat this, with the same client token where there is one.
             self._fail(Unavailable("The server restarted while it worked on the request, please repeat it"))
-        else:
-            self._fail(_ControlFailed(why))
+
+    def _can_resend(self, connection: Upstream) -> bool:
+        """Whether it is certain that control has not begun with the request, and all of the request is here."""
+        return (
+            connection.was_request_unread()
+            and connection.request_done
+            and self._sent is not None
+            and self._resends < _MAX_RESENDS
+        )
+
+    async def _resend(self) -> None:
+        sent = self._sent
+        assert sent is not None
+        try:
+            connection = await self._connections.take()
+        except FreeholdError as error:
+            self._fail(error)
+            return
+        if self.ended:
+            self._connections.keep(connection)
+            return
+        self._connection = connection
+        connection.begin(self, self._exchange.head.method)
+        connection.write(bytes(sent))
 
     # -- Relay ----------------------------------------------------------------------------------------------------
 

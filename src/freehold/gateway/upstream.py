@@ -62,6 +62,7 @@ class Upstream(asyncio.Protocol):
         self._ended_by_us = False
         self._closed_orderly = False
         """Whether the other side's FIN came, and before any reset."""
+        self._lost: Exception | None = None
         self._written_before = 0
         self._written = 0
         self.is_reused = False
@@ -178,6 +179,14 @@ class Upstream(asyncio.Protocol):
         # The SYN may count as one.
         return acked <= self._written_before + 1
 
+    def was_request_unread(self) -> bool:
+        """Whether the kernel knows that the peer has not read all of the last request, on a Unix socket that broke.
+
+        ECONNRESET there means that the peer closed with bytes unread in its queue, and only that; EPIPE that it had
+        closed before the write. Where that can't be known, the answer is no. Requests must not be pipelined.
+        """
+        return self._sock.family == socket.AF_UNIX and isinstance(self._lost, ConnectionResetError | BrokenPipeError)
+
     @property
     def closed_unasked(self) -> bool:
         """Whether the other side closed it between requests, or with a request of which it has said nothing."""
@@ -236,6 +245,7 @@ class Upstream(asyncio.Protocol):
         self.closed = True
         if isinstance(exc, BrokenPipeError):
             self._closed_orderly = True  # what Linux calls a reset that comes after a FIN
+        self._lost = exc
         self._fail("the connection broke" if exc is not None else "the connection was closed")
         self._on_lost(self)
 

@@ -222,6 +222,7 @@ class Worker:
                 accepting.close()
                 forwarder.end_streams()
                 await server.drain(limits.drain_timeout_s)
+                forwarder.close()
                 if spans is not None:
                     _send_spans(directory, spans, 0.0)
         finally:

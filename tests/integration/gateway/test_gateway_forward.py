@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import select
 import threading
 from collections.abc import Callable
 
 import pytest
-from gateway_stage import Stage, eventually, read_all, read_request, read_response, says
+from gateway_stage import DEADLINE_S, Agent, Stage, eventually, read_all, read_request, read_response, says
 
 OK = b"HTTP/1.1 200 OK\r\n"
 CLOSE = b"Connection: close\r\n"
@@ -23,7 +24,7 @@ def test_requests_reach_control_with_their_end_to_end_headers(stage: Stage) -> N
     )
     assert stage.control.http == [
         b"PUT /runtimes/a%2Fb/?x=%20y&z HTTP/1.1\r\nhost: example\r\nauthorization: AWS4 x\r\nx-amz-date: d\r\n"
-        b"content-length: 5\r\nconnection: close\r\n\r\nhello"
+        b"content-length: 5\r\n\r\nhello"
     ]
     head, _, body = answer.partition(b"\r\n\r\n")
     assert body == b"control"
@@ -46,6 +47,97 @@ def test_many_requests_share_a_clients_connection(stage: Stage) -> None:
         for _ in range(3):
             sock.sendall(b"GET /runtimes/ HTTP/1.1\r\nHost: a\r\n\r\n")
             assert read_response(sock)[2] == b"control"
+
+
+def counting(*served: int) -> tuple[list[int], Agent]:
+    """How many requests came over each connection; each connection is closed after as many as `served` says."""
+    counts: list[int] = []
+    left = list(served)
+
+    async def control(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        number, most = len(counts), left.pop(0) if left else 1_000
+        counts.append(0)
+        while counts[number] < most:
+            await read_request(reader)
+            counts[number] += 1
+            writer.write(OK + b"Content-Length: 7\r\n\r\ncontrol")
+            await writer.drain()
+
+    return counts, control
+
+
+def test_requests_of_many_clients_share_a_connection_to_control(stage: Stage) -> None:
+    counts, stage.control.http_agent = counting()
+    for _ in range(3):
+        assert stage.exchange(b"GET /x HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").endswith(b"control")
+    assert counts == [3]
+
+
+def test_a_connection_that_control_closed_is_not_used_again(stage: Stage) -> None:
+    counts, stage.control.http_agent = counting(1, 1)
+    with stage.connect() as sock:
+        for _ in range(3):
+            sock.sendall(b"POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello")
+            assert read_response(sock)[2] == b"control"
+    assert counts == [1, 1, 1]
+
+
+def breaking(reads: int) -> tuple[list[bytes], Agent]:
+    """The requests that were answered. The first connection ends after one, when `reads` bytes of the next are read."""
+    answered: list[bytes] = []
+
+    async def control(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        breaks = not answered
+        while True:
+            answered.append((await read_request(reader))[0].partition(b" HTTP")[0])
+            writer.transport.pause_reading()
+            writer.write(OK + b"Content-Length: 7\r\n\r\ncontrol")
+            await writer.drain()
+            if breaks:
+                with writer.get_extra_info("socket").dup() as queue:
+                    await asyncio.to_thread(select.select, [queue], [], [], DEADLINE_S)
+                    if reads:
+                        assert queue.recv(reads)
+                return
+            writer.transport.resume_reading()
+
+    return answered, control
+
+
+@pytest.mark.parametrize("reads", [0, 1, 70])
+def test_a_request_that_control_has_not_read_to_its_end_is_sent_again_once(stage: Stage, reads: int) -> None:
+    answered, stage.control.http_agent = breaking(reads)
+    for name in (b"/a", b"/b", b"/c"):
+        with stage.connect() as sock:
+            sock.sendall(
+                b"PUT %b HTTP/1.1\r\nHost: a\r\nX-Long: %b\r\nContent-Length: 5\r\n\r\nhello" % (name, b"x" * 50)
+            )
+            assert read_response(sock)[2] == b"control"
+    assert answered == [b"PUT /a", b"PUT /b", b"PUT /c"]
+
+
+def test_a_request_that_control_may_have_acted_on_is_not_sent_again(stage: Stage) -> None:
+    answered, stage.control.http_agent = breaking(1 << 20)
+    for name, status in ((b"/a", 200), (b"/b", 503), (b"/c", 200)):
+        with stage.connect() as sock:
+            sock.sendall(b"PUT %b HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello" % name)
+            assert read_response(sock)[0] == status
+    assert answered == [b"PUT /a", b"PUT /c"]
+
+
+@pytest.mark.parametrize(
+    "request_of_its_own",
+    [
+        b"POST /x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+        b"PROPFIND /x HTTP/1.1\r\nHost: a\r\n\r\n",
+    ],
+)
+def test_nothing_follows_a_request_whose_end_may_be_misread(stage: Stage, request_of_its_own: bytes) -> None:
+    for _ in range(2):
+        with stage.connect() as sock:
+            sock.sendall(request_of_its_own)
+            assert read_response(sock)[2] == b"control"
+    assert all(b"\r\nconnection: close\r\n" in request for request in stage.control.http)
 
 
 def test_a_chunked_body_is_passed_on_as_it_is(stage: Stage) -> None:
