@@ -156,6 +156,7 @@ async def run_control(config: ControlConfig, life: Life) -> None:
     from freehold.aws import model
     from freehold.control import service
     from freehold.control.buckets import Buckets
+    from freehold.control.gateway_port import GatewayPort
     from freehold.control.in_use import InUse
     from freehold.control.key_sets import Ages
     from freehold.control.metrics import OpenMetricsPort
@@ -206,7 +207,7 @@ async def run_control(config: ControlConfig, life: Life) -> None:
         on_spans=None if spans is None else spans.send,
     )
     control.keys.first_key(Scope(common.account, common.region))
-    servers = [HttpServer(control.app, _listener(config.http_fd))]
+    servers: list[GatewayPort | HttpServer] = [GatewayPort(control.app, _listener(config.http_fd))]
     if config.metrics_port is not None:
         servers.append(HttpServer(OpenMetricsPort(control.metrics), _loopback(config.metrics_port)))
     child.write_privately(
@@ -328,7 +329,9 @@ def main() -> int:
         case WardenConfig():
             return child.run(arguments, lambda life: run_warden(config, life))
         case ControlConfig():
-            return child.run(arguments, lambda life: run_control(config, life))
+            import uvloop
+
+            return child.run(arguments, lambda life: run_control(config, life), loop_factory=uvloop.new_event_loop)
         case GatewayConfig():
             import uvloop
 

@@ -12,6 +12,7 @@ import contextlib
 import errno
 import re
 import secrets
+import threading
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass, field
@@ -41,7 +42,7 @@ log = structlog.get_logger(__name__)
 
 
 class BundleCache:
-    """Use from one event loop. `open` comes first; `keep_clean` runs beside."""
+    """Use from one event loop, but for `hold` and `release`. `open` comes first; `keep_clean` runs beside."""
 
     def __init__(
         self, root: Path, *, max_bytes: int, in_use: InUse, clock: Callable[[], float] = time.monotonic
@@ -56,6 +57,8 @@ class BundleCache:
         self._released: set[str] = set()
         """Bundles let go since the collection under way began: what it knows of their use may be out of date."""
         self._sizes: dict[str, int] = {}
+        self._holding = threading.Lock()
+        """Around what is held: between a look at a bundle and its hold nothing removes it."""
         self._placing = asyncio.Lock()
 
     def open(self) -> None:
@@ -73,7 +76,8 @@ class BundleCache:
         From here on it isn't collected until it is released, or RECORD_LIMIT_S have passed; an exception releases it.
         """
         name = f"{digest}-{runtime.lower()}"
-        self._held.setdefault(name, []).append(self._clock())
+        with self._holding:
+            self._held.setdefault(name, []).append(self._clock())
         try:
             async with self._locked(name):
                 yield self._root / name
@@ -81,14 +85,23 @@ class BundleCache:
             self.release(name)
             raise
 
+    def hold(self, name: str) -> bool:
+        """Whether the bundle is there; if so, it is held as by `bundle`. From any thread."""
+        with self._holding:
+            if not (self._root / name).is_dir():
+                return False
+            self._held.setdefault(name, []).append(self._clock())
+            return True
+
     def release(self, name: str) -> None:
-        """One who asked for the bundle has recorded its use, or uses it no more."""
-        self._released.add(name)
-        holders = self._held.get(name)
-        if holders:
-            holders.pop(0)
-        if not holders:
-            self._held.pop(name, None)
+        """One who asked for the bundle has recorded its use, or uses it no more. From any thread."""
+        with self._holding:
+            self._released.add(name)
+            holders = self._held.get(name)
+            if holders:
+                holders.pop(0)
+            if not holders:
+                self._held.pop(name, None)
 
     async def put(self, making: Path, bundle: Path) -> None:
         """Seal what was made and give it its name, durably.
@@ -174,16 +187,18 @@ class BundleCache:
         return sum(self._sizes.values())
 
     async def _collect(self) -> list[str]:
-        self._released.clear()
+        with self._holding:
+            self._released.clear()
         used = await self._in_use()
         self._give_up_holding()
         removed: list[str] = []
         for name in await in_thread(lambda _: _bundles(self._root)):
-            if _digest(name) in used or name in self._held or name in self._released or name in self._locks:
+            if _digest(name) in used or self._is_held(name) or name in self._locks:
                 continue
             # Not waited for, since nobody has it; whoever asks for the bundle meanwhile waits, and makes it anew.
             async with self._locked(name):
-                await in_thread(lambda _, name=name: self._remove(name))
+                if not await in_thread(lambda _, name=name: self._remove(name)):
+                    continue
             self._sizes.pop(name, None)
             removed.append(name)
         if removed:
@@ -193,16 +208,25 @@ class BundleCache:
     def _give_up_holding(self) -> None:
         """Let go of what nobody has released in time."""
         oldest = self._clock() - RECORD_LIMIT_S
-        for name, holders in list(self._held.items()):
-            holders[:] = [since for since in holders if since >= oldest]
-            if not holders:
-                del self._held[name]
+        with self._holding:
+            for name, holders in list(self._held.items()):
+                holders[:] = [since for since in holders if since >= oldest]
+                if not holders:
+                    del self._held[name]
 
-    def _remove(self, name: str) -> None:
-        # Out of the way first: a bundle that has its name is complete.
+    def _is_held(self, name: str) -> bool:
+        return name in self._held or name in self._released
+
+    def _remove(self, name: str) -> bool:
+        """Remove the bundle, unless somebody has come to hold it."""
         doomed = self._temporary_path()
-        (self._root / name).rename(doomed)
+        with self._holding:
+            if self._is_held(name):
+                return False
+            # Out of the way first: a bundle that has its name is complete.
+            (self._root / name).rename(doomed)
         trees.remove(doomed)
+        return True
 
 
 @dataclass(slots=True)

@@ -10,25 +10,31 @@ import errno
 import os
 import stat
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO, Final
 
 from freehold.artifacts import bucket_layout
 from freehold.artifacts.base import ArtifactRejected, S3Object
-from freehold.artifacts.source import Stopped, printable, too_large, uri
+from freehold.artifacts.source import Stamp, Stopped, printable, too_large, uri
 
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 """O_NONBLOCK: opening a named pipe must not wait for somebody to write to it."""
 _NOT_THERE: Final = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EMLINK, errno.ENAMETOOLONG, errno.ENXIO)
 _CHUNK: Final = 1024 * 1024
+SETTLED_NS: Final = 2_000_000_000
+"""Far more than a tick of any file system's clock."""
 
 
 class LocalBuckets:
     """All buckets below `root`, as an `artifacts.source.Source`."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, now_ns: Callable[[], int] = time.time_ns) -> None:
+        """`now_ns`: the time of day, by the clock of the file system."""
         self._root = root
+        self._now_ns = now_ns
 
     def has(self, bucket: str) -> bool:
         """Whether there is a bucket of this name."""
@@ -38,17 +44,19 @@ class LocalBuckets:
         except (bucket_layout.BadName, FileNotFoundError):
             return False
 
-    def check(self, source: S3Object) -> None:
+    def check(self, source: S3Object) -> Stamp | None:
         """Raise ArtifactRejected unless the object is there, can be read and is small enough."""
         with self.open(source) as file:
-            size = os.fstat(file.fileno()).st_size
-        if size > source.max_bytes:
-            raise too_large(source, size)
+            found = os.fstat(file.fileno())
+        if found.st_size > source.max_bytes:
+            raise too_large(source, found.st_size)
+        return self._stamp(found)
 
-    def fetch(self, source: S3Object, copy: Path, stop: threading.Event) -> None:
+    def fetch(self, source: S3Object, copy: Path, stop: threading.Event) -> Stamp | None:
         """Copy the object, whose file may grow and change while it is read. Raises ArtifactRejected, Stopped."""
         copied = 0
         with self.open(source) as file, copy.open("xb") as out:
+            before = self._stamp(os.fstat(file.fileno()))
             os.fchmod(out.fileno(), 0o600)
             while data := file.read(_CHUNK):
                 if stop.is_set():
@@ -57,6 +65,16 @@ class LocalBuckets:
                 if copied > source.max_bytes:
                     raise too_large(source, max(copied, os.fstat(file.fileno()).st_size))
                 out.write(data)
+            return before if before == self._stamp(os.fstat(file.fileno())) else None
+
+    def _stamp(self, found: os.stat_result) -> Stamp | None:
+        """Every change of a file sets its ctime, which nobody can set: but two changes may fall into one tick of it.
+
+        So a file that changed just now has no stamp yet.
+        """
+        if self._now_ns() - found.st_ctime_ns < SETTLED_NS:
+            return None
+        return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
     def open(self, source: S3Object) -> BinaryIO:
         """The object, opened for reading. Raises ArtifactRejected when it doesn't exist or can't be read."""

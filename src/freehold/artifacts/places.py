@@ -11,7 +11,7 @@ from pathlib import Path
 
 from freehold.artifacts.base import S3Object
 from freehold.artifacts.local_bucket import LocalBuckets
-from freehold.artifacts.source import Source
+from freehold.artifacts.source import Source, Stamp
 
 
 class Places:
@@ -21,13 +21,13 @@ class Places:
         self._local = local
         self._others = others
 
-    def check(self, source: S3Object) -> None:
+    def check(self, source: S3Object) -> Stamp | None:
         """Raise ArtifactRejected unless the object is there, can be read and is small enough."""
-        self._of(source).check(source)
+        return self._of(source).check(source)
 
-    def fetch(self, source: S3Object, copy: Path, stop: threading.Event) -> None:
+    def fetch(self, source: S3Object, copy: Path, stop: threading.Event) -> Stamp | None:
         """Write the object's bytes to `copy`. Raises ArtifactRejected, Stopped."""
-        self._of(source).fetch(source, copy, stop)
+        return self._of(source).fetch(source, copy, stop)
 
     def _of(self, source: S3Object) -> Source:
         return self._local if self._local.has(source.bucket) else self._others

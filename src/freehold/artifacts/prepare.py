@@ -11,6 +11,7 @@ import errno
 import hashlib
 import os
 import threading
+from collections import OrderedDict
 from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,11 +25,12 @@ from freehold.artifacts.base import CodeArtifact, Prepared, S3Object
 from freehold.artifacts.cache import BundleCache
 from freehold.artifacts.compiling import compile_bundle
 from freehold.artifacts.interpreters import Interpreters, Language
-from freehold.artifacts.source import Source
+from freehold.artifacts.source import Source, Stamp
 from freehold.artifacts.threads import in_thread
 from freehold.domain.errors import QuotaExceeded
 from freehold.domain.launch import Interpreter, Program
 
+MAX_KNOWN: Final = 1024
 _NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT)
 
 log = structlog.get_logger(__name__)
@@ -41,13 +43,22 @@ class Preparer:
         self._source = source
         self._cache = cache
         self._interpreters = interpreters
+        self._known = _Known()
 
-    def check_readable(self, source: S3Object) -> None:
-        """Raise ArtifactRejected unless the object exists and can be read; Unavailable if that can't be known now.
+    def look(self, artifact: CodeArtifact) -> Prepared | None:
+        """The bundle, if it is certain without reading the object that it is there already; as `prepare` gives it.
 
-        Blocking.
+        Raises ArtifactRejected unless the object exists and can be read; Unavailable if that can't be known now.
+        Blocking: for worker threads.
         """
-        self._source.check(source)
+        stamp = self._source.check(artifact.source)
+        known = None if stamp is None else self._known.get((artifact, stamp))
+        if known is None or not self._cache.hold(Path(known.code_dir).name):
+            return None
+        if not os.access(known.program.interpreter.executable, os.X_OK):
+            self.release(known)
+            return None
+        return known
 
     async def prepare(self, artifact: CodeArtifact) -> Prepared:
         """The artifact's bundle, made if there is none yet. It stays for an hour at least, or until `release`.
@@ -57,12 +68,15 @@ class Preparer:
         """
         start = await in_thread(lambda _: self._start(artifact))
         async with self._cache.temporary() as copy:
-            digest = await in_thread(lambda stop: self._fetch(artifact.source, copy, stop))
+            digest, stamp = await in_thread(lambda stop: self._fetch(artifact.source, copy, stop))
             async with self._cache.bundle(digest, artifact.runtime) as bundle:
                 if not await to_thread.run_sync(bundle.is_dir):
                     await self._make(copy, bundle, start)
                 program = await in_thread(lambda _: start.program(bundle))
-        return Prepared(digest=digest, code_dir=str(bundle), program=program)
+        prepared = Prepared(digest=digest, code_dir=str(bundle), program=program)
+        if stamp is not None:
+            self._known.put((artifact, stamp), prepared)
+        return prepared
 
     def release(self, prepared: Prepared) -> None:
         """The bundle's use is recorded, or it is not used: from here on it may be removed when nothing uses it."""
@@ -86,12 +100,33 @@ class Preparer:
                 await self._cache.put(making, bundle)
         log.info("artifact.prepared", bundle=bundle.name)
 
-    def _fetch(self, source: S3Object, copy: Path, stop: threading.Event) -> str:
-        """Copy the object, whose original may change, and answer with the copy's digest."""
+    def _fetch(self, source: S3Object, copy: Path, stop: threading.Event) -> tuple[str, Stamp | None]:
+        """Copy the object, whose original may change, and answer with the copy's digest and stamp."""
         with _disk_full_explained():
-            self._source.fetch(source, copy, stop)
+            stamp = self._source.fetch(source, copy, stop)
         with copy.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+            return hashlib.file_digest(file, "sha256").hexdigest(), stamp
+
+
+class _Known:
+    """What was prepared of which bytes, the latest of it. For several threads."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[tuple[CodeArtifact, Stamp], Prepared] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, of: tuple[CodeArtifact, Stamp]) -> Prepared | None:
+        with self._lock:
+            found = self._kept.get(of)
+            if found is not None:
+                self._kept.move_to_end(of)
+            return found
+
+    def put(self, of: tuple[CodeArtifact, Stamp], prepared: Prepared) -> None:
+        with self._lock:
+            self._kept[of] = prepared
+            if len(self._kept) > MAX_KNOWN:
+                self._kept.popitem(last=False)
 
 
 @dataclass(frozen=True, slots=True)

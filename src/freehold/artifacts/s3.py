@@ -75,7 +75,10 @@ class S3:
         self._processes = threading.BoundedSemaphore(MAX_PROCESSES)
 
     def check(self, source: S3Object) -> None:
-        """Raise ArtifactRejected unless the object is there, can be read and is small enough; or Unavailable."""
+        """Raise ArtifactRejected unless the object is there, can be read and is small enough; or Unavailable.
+
+        Objects have no stamps: what S3 says of one may be of another the next moment.
+        """
         self._ask(source, None, threading.Event(), self._check_timeout_s)
 
     def fetch(self, source: S3Object, copy: Path, stop: threading.Event) -> None:

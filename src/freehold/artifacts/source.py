@@ -9,20 +9,26 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from freehold.artifacts.base import ArtifactRejected, S3Object
+
+Stamp: TypeAlias = tuple[int, ...]
+"""What an object's bytes have in common with no others that were ever found under its name."""
 
 
 class Source(Protocol):
     """A place that objects are read from. Blocking: for worker threads."""
 
-    def check(self, source: S3Object) -> None:
-        """Raise ArtifactRejected unless the object is there, can be read and is small enough."""
+    def check(self, source: S3Object) -> Stamp | None:
+        """Raise ArtifactRejected unless the object is there, can be read and is small enough.
+
+        The stamp of its bytes, if the place can tell it without reading them.
+        """
         ...
 
-    def fetch(self, source: S3Object, copy: Path, stop: threading.Event) -> None:
-        """Write the object's bytes to `copy`, which must not exist and becomes private.
+    def fetch(self, source: S3Object, copy: Path, stop: threading.Event) -> Stamp | None:
+        """Write the object's bytes to `copy`, which must not exist and becomes private; their stamp, as `check`.
 
         Raises ArtifactRejected, or Stopped soon after `stop` is set; then a part may lie in `copy`.
         """

@@ -53,10 +53,10 @@ def write(value: datetime, fmt: TimestampFormat) -> str | int | float:
     """As `read` takes it. `value` must be aware."""
     if value.tzinfo is None:
         raise ValueError(f"a timestamp without a time zone: {value!r}")
-    at = value.astimezone(UTC)
     if fmt == "unixTimestamp":
-        microseconds = (at - _EPOCH) // timedelta(microseconds=1)
-        return microseconds // 1_000_000 if microseconds % 1_000_000 == 0 else microseconds / 1_000_000
+        seconds = value.timestamp()
+        return seconds if value.microsecond else int(seconds)
+    at = value.astimezone(UTC)
     if fmt == "rfc822":
         return format_datetime(at, usegmt=True)
     return at.replace(tzinfo=None).isoformat() + "Z"

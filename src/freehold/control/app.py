@@ -101,13 +101,16 @@ class App:
             raise errors.UnknownOperation(f"Freehold does not have the operation {routed.name} yet", status=400)
         params = self.wire.parse(routed, exchange.query, exchange.headers, body)
         scope = base.Scope(principal.account, self.region)
-        changing = contextlib.nullcontext()
-        if routed.name in operations.REROUTING:
-            changing = self.feed.changing(params["agentRuntimeId"])
-        async with changing:
-            outcome = await to_thread.run_sync(operation, self.context, scope, params)
-            if outcome.work is not None:
-                self.reconciler.wake(outcome.work)
+        if routed.name in operations.READING and not self.context.store.reads_wait:
+            outcome = operation(self.context, scope, params)
+        else:
+            changing = contextlib.nullcontext()
+            if routed.name in operations.REROUTING:
+                changing = self.feed.changing(params["agentRuntimeId"])
+            async with changing:
+                outcome = await to_thread.run_sync(operation, self.context, scope, params)
+                if outcome.work is not None:
+                    self.reconciler.wake(outcome.work)
         await self.feed.settled(outcome.shown)
         await exchange.answer(*self.wire.serialize(routed, outcome.output))
 

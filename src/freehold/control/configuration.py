@@ -11,12 +11,14 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, cast
 
-from freehold.artifacts.base import CodeArtifact, S3Object
+from freehold.artifacts.base import CodeArtifact, Prepared, S3Object
 from freehold.control import authorizers, restricted_headers
 from freehold.control.reach import PUBLIC_INTERNET, Reach
 from freehold.domain import limits
 from freehold.domain.errors import FieldProblem, ValidationFailed
+from freehold.domain.launch import LaunchSpec
 from freehold.domain.runtimes import ServerProtocol
+from freehold.store.base import RuntimeKey
 
 Json = dict[str, Any]
 
@@ -114,6 +116,28 @@ def lifecycle_of(configuration: Mapping[str, Any]) -> tuple[int, int]:
     """(idle timeout, maximum lifetime) of its sessions, in seconds."""
     lifecycle = configuration["lifecycleConfiguration"]
     return lifecycle["idleRuntimeSessionTimeout"], lifecycle["maxLifetime"]
+
+
+def launch_of(
+    key: RuntimeKey, name: str, configuration: Mapping[str, Any], prepared: Prepared, *, version: int
+) -> LaunchSpec:
+    """How sessions of a version are started, whose bundle is `prepared`."""
+    protocol, port = protocol_of(configuration)
+    idle_timeout_s, max_lifetime_s = lifecycle_of(configuration)
+    return LaunchSpec(
+        account=key.scope.account,
+        region=key.scope.region,
+        runtime_id=key.runtime_id,
+        runtime_name=name,
+        version=version,
+        protocol=protocol,
+        port=port,
+        code_dir=prepared.code_dir,
+        program=prepared.program,
+        idle_timeout_s=idle_timeout_s,
+        max_lifetime_s=max_lifetime_s,
+        environment=configuration.get("environmentVariables") or {},
+    )
 
 
 def forwarded_headers(configuration: Mapping[str, Any]) -> list[str]:

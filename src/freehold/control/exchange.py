@@ -94,6 +94,8 @@ class Exchange:
 
     async def body(self, limit: int) -> bytes:
         """The whole body. Raises PayloadTooLarge beyond `limit` bytes, TooSlow, Throttled, ClientGone."""
+        if self.header(b"content-length") in (None, "0") and self.header(b"transfer-encoding") is None:
+            return b""
         body = _Body()
         try:
             async for part in self.parts(limit):

@@ -1,7 +1,8 @@
 """Every operation that Freehold's control plane has, by its name in the service model.
 
 Not for what they do (one module per resource). Invariant: an operation that changes which version an endpoint serves,
-or whether it does, is in REROUTING, so that gateways have forgotten the old route before it is answered.
+or whether it does, is in REROUTING, so that gateways have forgotten the old route before it is answered; one that is
+in READING reads the store, and does nothing else that could wait.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ OPERATIONS: Final[dict[str, Operation]] = {
 
 REROUTING: Final = frozenset(
     {
+        "UpdateAgentRuntime",
         "DeleteAgentRuntime",
         "CreateAgentRuntimeEndpoint",
         "UpdateAgentRuntimeEndpoint",
@@ -29,3 +31,18 @@ REROUTING: Final = frozenset(
     }
 )
 """All of them have `agentRuntimeId`."""
+
+READING: Final = frozenset(
+    {
+        "GetAgentRuntime",
+        "ListAgentRuntimes",
+        "ListAgentRuntimeVersions",
+        "GetAgentRuntimeEndpoint",
+        "ListAgentRuntimeEndpoints",
+        "ListTagsForResource",
+        "GetResourcePolicy",
+        "GetWorkloadIdentity",
+        "ListWorkloadIdentities",
+    }
+)
+"""Where the store's reads don't wait, these are done with at once, without a worker thread."""

@@ -21,6 +21,7 @@ def page(context: runtimes.Context, scope: Scope, query: Query) -> dict[str, Any
     rows, token = runtimes.page(
         context, scope, query.number("maxResults", at_least=1, at_most=MAX_PAGE), query.text("nextToken")
     )
+    live = context.store.live_versions(scope, [row.runtime_id for row in rows])
     lines = [
         {
             "runtimeId": row.runtime_id,
@@ -28,7 +29,7 @@ def page(context: runtimes.Context, scope: Scope, query: Query) -> dict[str, Any
             "arn": str(arns.AgentRuntimeArn(scope.region, scope.account, row.runtime_id)),
             "status": row.status.value,
             "latestVersion": row.latest_version,
-            "liveVersion": row.live_version,
+            "liveVersion": live.get(row.runtime_id),
             "createdAt": row.created_at,
             "updatedAt": row.updated_at,
         }

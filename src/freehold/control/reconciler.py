@@ -16,12 +16,11 @@ from typing import Final, Protocol
 import structlog
 from anyio import to_thread
 
-from freehold.artifacts.base import ArtifactRejected, CodeArtifact, Prepared, S3Object
+from freehold.artifacts.base import ArtifactRejected, CodeArtifact, Prepared
 from freehold.control import configuration
 from freehold.control.feed import Feed
 from freehold.control.warden_link import Warden
 from freehold.domain import errors
-from freehold.domain.launch import LaunchSpec
 from freehold.domain.runtimes import RuntimeStatus
 from freehold.store.base import EndpointKey, RuntimeKey, RuntimeRow, Store, VersionRow
 
@@ -42,8 +41,11 @@ log = structlog.get_logger(__name__)
 class Preparer(Protocol):
     """Makes a bundle of an artifact (`freehold.artifacts.prepare.Preparer`)."""
 
-    def check_readable(self, source: S3Object) -> None:
-        """Raise ArtifactRejected unless the object exists and can be read. Blocking."""
+    def look(self, artifact: CodeArtifact) -> Prepared | None:
+        """The bundle, if it is certain that it is there already; it stays, until `release`. Blocking.
+
+        Raises ArtifactRejected unless the object exists and can be read.
+        """
         ...
 
     async def prepare(self, artifact: CodeArtifact) -> Prepared:
@@ -172,7 +174,9 @@ class Reconciler:
         log.info("reconciler.version_ready", runtime_id=runtime.key.runtime_id, version=version.version)
 
     async def _record(self, runtime: RuntimeRow, version: VersionRow, prepared: Prepared) -> None:
-        launch = _launch(runtime, version, prepared)
+        launch = configuration.launch_of(
+            runtime.key, runtime.name, version.configuration, prepared, version=version.version
+        )
 
         def commit() -> None:
             self._store.version_ready(
@@ -220,26 +224,6 @@ class Reconciler:
 
 def _runtime_of(key: Work) -> RuntimeKey:
     return key.runtime if isinstance(key, EndpointKey) else key
-
-
-def _launch(runtime: RuntimeRow, version: VersionRow, prepared: Prepared) -> LaunchSpec:
-    said = version.configuration
-    protocol, port = configuration.protocol_of(said)
-    idle_timeout_s, max_lifetime_s = configuration.lifecycle_of(said)
-    return LaunchSpec(
-        account=runtime.key.scope.account,
-        region=runtime.key.scope.region,
-        runtime_id=runtime.key.runtime_id,
-        runtime_name=runtime.name,
-        version=version.version,
-        protocol=protocol,
-        port=port,
-        code_dir=prepared.code_dir,
-        program=prepared.program,
-        idle_timeout_s=idle_timeout_s,
-        max_lifetime_s=max_lifetime_s,
-        environment=said.get("environmentVariables") or {},
-    )
 
 
 def _blame(error: Exception, reference: str) -> str:

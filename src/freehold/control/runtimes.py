@@ -7,11 +7,13 @@ what the store has kept.
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import string
+from collections.abc import Generator
 from typing import Any, Final
 
-from freehold.artifacts.base import ArtifactRejected
+from freehold.artifacts.base import ArtifactRejected, Prepared
 from freehold.control import authorizers, configuration
 from freehold.control.context import DEFAULT_PAGE, Context, Operation, Outcome, Params, once
 from freehold.domain import arns
@@ -22,6 +24,7 @@ from freehold.store.base import (
     NewVersion,
     Once,
     Position,
+    Ready,
     Receipt,
     RuntimeKey,
     RuntimeRow,
@@ -37,41 +40,51 @@ _SUFFIX_ALPHABET: Final = string.ascii_letters + string.digits
 
 
 def create(context: Context, scope: Scope, params: Params) -> Outcome:
-    """A new agent runtime in CREATING; the reconciler goes on."""
+    """A new agent runtime in CREATING; READY at once if its code is prepared already, else the reconciler goes on."""
     normal = configuration.normalise(params, context.reach)
     asked = once("CreateAgentRuntime", params)
     name: str = params["agentRuntimeName"]
     suffix = "".join(secrets.choice(_SUFFIX_ALPHABET) for _ in range(_SUFFIX_LENGTH))
-    runtime_id = f"{name}-{suffix}"
-    new = NewRuntime(
-        runtime_id=runtime_id,
-        name=name,
-        arn=str(arns.AgentRuntimeArn(scope.region, scope.account, runtime_id)),
-        workload_identity=runtime_id,
-        version=_new_version(params, normal),
-        tags=dict(params.get("tags") or {}),
-    )
-    receipt = _check_objects(context, scope, normal, asked)
-    if receipt is None:
-        receipt = context.store.create_runtime(
-            scope, new, once=asked, max_runtimes=context.max_runtimes, now=context.now()
-        )
+    key = RuntimeKey(scope, f"{name}-{suffix}")
+    with _artifact(context, scope, normal, asked) as found:
+        if isinstance(found, Receipt):
+            receipt = found
+        else:
+            new = NewRuntime(
+                runtime_id=key.runtime_id,
+                name=name,
+                arn=str(arns.AgentRuntimeArn(scope.region, scope.account, key.runtime_id)),
+                workload_identity=key.runtime_id,
+                version=_new_version(params, normal, _ready(key, name, normal, found)),
+                tags=dict(params.get("tags") or {}),
+            )
+            receipt = context.store.create_runtime(
+                scope, new, once=asked, max_runtimes=context.max_runtimes, now=context.now()
+            )
     output = _changed_output(scope, receipt)
     del output["lastUpdatedAt"]
-    return Outcome(output, work=RuntimeKey(scope, receipt.runtime_id))
+    work = None if isinstance(found, Prepared) else RuntimeKey(scope, receipt.runtime_id)
+    return Outcome(output, work=work)
 
 
 def update(context: Context, scope: Scope, params: Params) -> Outcome:
-    """The next version in UPDATING; DEFAULT keeps serving the one before until the new one is READY."""
+    """The next version in UPDATING; DEFAULT keeps serving the one before until the new one is READY.
+
+    That is at once if its code is prepared already; else the reconciler goes on.
+    """
     normal = configuration.normalise(params, context.reach)
     asked = once("UpdateAgentRuntime", params)
     key = RuntimeKey(scope, params["agentRuntimeId"])
-    receipt = _check_objects(context, scope, normal, asked)
-    if receipt is None:
-        receipt = context.store.update_runtime(
-            key, _new_version(params, normal), once=asked, max_versions=context.max_versions, now=context.now()
-        )
-    return Outcome(_changed_output(scope, receipt), work=key)
+    with _artifact(context, scope, normal, asked) as found:
+        if isinstance(found, Receipt):
+            receipt = found
+        else:
+            name, _, _ = key.runtime_id.rpartition("-")
+            version = _new_version(params, normal, _ready(key, name, normal, found))
+            receipt = context.store.update_runtime(
+                key, version, once=asked, max_versions=context.max_versions, now=context.now()
+            )
+    return Outcome(_changed_output(scope, receipt), work=None if isinstance(found, Prepared) else key)
 
 
 def get(context: Context, scope: Scope, params: Params) -> Outcome:
@@ -119,10 +132,24 @@ def delete(context: Context, scope: Scope, params: Params) -> Outcome:
 def list_(context: Context, scope: Scope, params: Params) -> Outcome:
     """One page of runtimes, oldest first: new ones never shift a page already read."""
     rows, token = page(context, scope, params.get("maxResults"), params.get("nextToken"))
-    output: dict[str, Any] = {"agentRuntimes": [_summary(scope, row) for row in rows]}
+    above = arns.runtimes(scope.region, scope.account)
+    lines = [
+        {
+            "agentRuntimeArn": above + row.runtime_id,
+            "agentRuntimeId": row.runtime_id,
+            "agentRuntimeVersion": str(row.latest_version),
+            "agentRuntimeName": row.name,
+            # Required in the output's model, optional in the input's (spec section 3.3).
+            "description": row.description or "",
+            "lastUpdatedAt": row.updated_at,
+            "status": row.status,
+        }
+        for row in rows
+    ]
+    output: dict[str, Any] = {"agentRuntimes": lines}
     if token is not None:
         output["nextToken"] = token
-    return Outcome(output, shown=tuple(row.runtime_id for row in rows))
+    return Outcome(output, shown=tuple([row.runtime_id for row in rows]))
 
 
 def page(
@@ -159,31 +186,53 @@ def _is_whole(runtime: RuntimeRow, version: int) -> bool:
     return version == runtime.latest_version or runtime.status in (RuntimeStatus.DELETING, RuntimeStatus.DELETE_FAILED)
 
 
-def _new_version(params: Params, normal: dict[str, Any]) -> NewVersion:
+def _new_version(params: Params, normal: dict[str, Any], ready: Ready | None) -> NewVersion:
     received = {name: value for name, value in params.items() if name not in ("clientToken", "tags")}
-    return NewVersion(received, normal, params.get("description"))
+    return NewVersion(received, normal, params.get("description"), ready)
 
 
-def _check_objects(context: Context, scope: Scope, normal: dict[str, Any], asked: Once | None) -> Receipt | None:
-    """Refuse objects that can't be read; but a call that is only repeated gets its first answer (not None)."""
-    refusal = _unreadable(context, normal)
-    if refusal is None:
+def _ready(key: RuntimeKey, name: str, normal: dict[str, Any], prepared: Prepared | None) -> Ready | None:
+    if prepared is None:
         return None
-    if asked is not None and (receipt := context.store.replayed(scope, asked, now=context.now())) is not None:
-        return receipt
-    raise refusal
+    return Ready(prepared.digest, configuration.launch_of(key, name, normal, prepared, version=0))
 
 
-def _unreadable(context: Context, normal: dict[str, Any]) -> ValidationFailed | None:
-    """What is wrong with the objects that a configuration names."""
-    source = configuration.artifact_of(normal).source
+@contextlib.contextmanager
+def _artifact(
+    context: Context, scope: Scope, normal: dict[str, Any], asked: Once | None
+) -> Generator[Prepared | Receipt | None]:
+    """The artifact's bundle if there is one already, held meanwhile; objects that can't be read are refused.
+
+    But a call that is only repeated gets the receipt of its first time.
+    """
+    prepared: Prepared | None = None
     try:
-        context.preparer.check_readable(source)
-    except ArtifactRejected as rejected:
-        return ValidationFailed(
-            f"The code artifact s3://{source.bucket}/{source.key} can't be read: {rejected}",
-            fields=(FieldProblem("agentRuntimeArtifact.codeConfiguration.code.s3", str(rejected)),),
-        )
+        refusal = _unreadable_certificate(context, normal)
+        if refusal is None:
+            try:
+                prepared = context.preparer.look(configuration.artifact_of(normal))
+            except ArtifactRejected as rejected:
+                refusal = _unreadable_code(normal, rejected)
+        if refusal is None:
+            yield prepared
+        elif asked is not None and (receipt := context.store.replayed(scope, asked, now=context.now())) is not None:
+            yield receipt
+        else:
+            raise refusal
+    finally:
+        if prepared is not None:
+            context.preparer.release(prepared)
+
+
+def _unreadable_code(normal: dict[str, Any], rejected: ArtifactRejected) -> ValidationFailed:
+    source = configuration.artifact_of(normal).source
+    return ValidationFailed(
+        f"The code artifact s3://{source.bucket}/{source.key} can't be read: {rejected}",
+        fields=(FieldProblem("agentRuntimeArtifact.codeConfiguration.code.s3", str(rejected)),),
+    )
+
+
+def _unreadable_certificate(context: Context, normal: dict[str, Any]) -> ValidationFailed | None:
     authorizer = authorizers.of(normal)
     certificate = None if authorizer is None else authorizers.certificate_of(authorizer)
     if certificate is None:
@@ -216,17 +265,4 @@ def _changed_output(scope: Scope, receipt: Receipt) -> dict[str, Any]:
         "status": receipt.status.value,
         "createdAt": receipt.created_at,
         "lastUpdatedAt": receipt.updated_at,
-    }
-
-
-def _summary(scope: Scope, row: RuntimeSummary) -> dict[str, Any]:
-    return {
-        "agentRuntimeArn": str(arns.AgentRuntimeArn(scope.region, scope.account, row.runtime_id)),
-        "agentRuntimeId": row.runtime_id,
-        "agentRuntimeVersion": str(row.latest_version),
-        "agentRuntimeName": row.name,
-        # Required in the output's model, optional in the input's (spec section 3.3).
-        "description": row.description or "",
-        "lastUpdatedAt": row.updated_at,
-        "status": row.status.value,
     }

@@ -1,7 +1,7 @@
-"""Control's HTTP server: uvicorn on a Unix socket that the parent process listens on.
+"""Control's HTTP server for clients that are not Freehold's own: uvicorn.
 
-Not for the public port, which is the gateway's. Invariant: signals are the process's business (`freehold.child`), not
-uvicorn's; a stop lets requests under way end, for a bounded time.
+Not for gateway workers (`gateway_port`), nor for the public port, which is theirs. Invariant: signals are the
+process's business (`freehold.child`), not uvicorn's; a stop lets requests under way end, for a bounded time.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ class AgentRuntimeArn:
     runtime_id: str
 
     def __str__(self) -> str:
-        return f"arn:aws:bedrock-agentcore:{self.region}:{self.account}:runtime/{self.runtime_id}"
+        return runtimes(self.region, self.account) + self.runtime_id
 
     def endpoint(self, name: str) -> str:
         """The ARN of one of the runtime's endpoints."""
@@ -39,6 +39,11 @@ class AgentRuntimeArn:
         """
         base = f"{public_url}/runtimes/{quote(str(self), safe='')}/invocations/"
         return base if endpoint == DEFAULT_ENDPOINT else f"{base}?qualifier={quote(endpoint, safe='')}"
+
+
+def runtimes(region: str, account: str) -> str:
+    """What the ARNs of an account's agent runtimes begin with: their ids follow."""
+    return f"arn:aws:bedrock-agentcore:{region}:{account}:runtime/"
 
 
 def parse_runtime(text: str) -> AgentRuntimeArn | None:

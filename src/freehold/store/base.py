@@ -10,9 +10,12 @@ caller. Expected failures are of `domain.errors`; a store that can't be reached 
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final, Protocol
+
+import msgspec
 
 from freehold.domain.launch import LaunchSpec
 from freehold.domain.runtimes import RuntimeStatus
@@ -71,6 +74,14 @@ class NewRuntime:
 
 
 @dataclass(frozen=True, slots=True)
+class Ready:
+    """What makes a version READY. `launch` gets the version's number when that is known."""
+
+    digest: str
+    launch: LaunchSpec
+
+
+@dataclass(frozen=True, slots=True)
 class NewVersion:
     """A version's configuration; immutable once stored. Both hold environment variables: never logged."""
 
@@ -79,6 +90,8 @@ class NewVersion:
     configuration: Json = field(repr=False)
     """The same, with every default filled in."""
     description: str | None = field(default=None, repr=False)
+    ready: Ready | None = None
+    """When its code is prepared already: nothing more has to be done for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,18 +131,19 @@ class VersionRow:
     updated_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class RuntimeSummary:
-    """One line of a listing; `description` is that of the latest version."""
+class RuntimeSummary(msgspec.Struct, frozen=True):
+    """One line of a listing, made by the hundred; `description` is that of the latest version."""
 
     runtime_id: str
     name: str
     status: RuntimeStatus
     latest_version: int
-    live_version: int | None
-    description: str | None = field(repr=False)
+    description: str | None
     created_at: datetime
     updated_at: datetime
+
+    def __repr__(self) -> str:
+        return f"RuntimeSummary({self.runtime_id!r}, {self.status})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,12 +263,17 @@ class AccessKeyRow:
 class Store(Protocol):
     """Durable state. `tests/unit/store` runs the same tests over every implementation."""
 
+    @property
+    def reads_wait(self) -> bool:
+        """Whether reading may wait, for a network or for who writes. Where not, it needs no worker thread."""
+        ...
+
     # -- changes of agent runtimes, called by the API -------------------------------------------------------------
 
     def create_runtime(
         self, scope: Scope, new: NewRuntime, *, once: Once | None, max_runtimes: int, now: datetime
     ) -> Receipt:
-        """Insert the runtime (CREATING), version 1, DEFAULT, tags and workload identity.
+        """Insert the runtime (CREATING), version 1, DEFAULT, tags and workload identity; READY if the version is.
 
         Raises ValidationFailed (token used with other parameters), Conflict (name), QuotaExceeded.
         """
@@ -263,7 +282,7 @@ class Store(Protocol):
     def update_runtime(
         self, key: RuntimeKey, version: NewVersion, *, once: Once | None, max_versions: int, now: datetime
     ) -> Receipt:
-        """Add the next version (UPDATING) and make it the endpoint's target.
+        """Add the next version (UPDATING) and make it the endpoint's target; READY, and served, if the version is.
 
         Raises ValidationFailed (token), NotFound, Conflict (status), QuotaExceeded.
         """
@@ -293,6 +312,10 @@ class Store(Protocol):
         ...
 
     def list_runtimes(self, scope: Scope, *, after: Position | None, limit: int) -> list[RuntimeSummary]: ...
+
+    def live_versions(self, scope: Scope, runtime_ids: Collection[str]) -> dict[str, int | None]:
+        """What the DEFAULT endpoints of these runtimes serve, of those that there are."""
+        ...
 
     def list_tags(self, scope: Scope, arn: str) -> dict[str, str]: ...
 

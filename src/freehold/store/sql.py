@@ -6,6 +6,7 @@ Not for connecting, locking or pragmas: the concrete store (`store.sqlite`) give
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import datetime
 
 import msgspec
@@ -37,6 +38,7 @@ from freehold.store.sql_keys import KeyVerbs
 from freehold.store.sql_resources import ResourceVerbs
 
 _S = RuntimeStatus
+_STATUS = {status.value: status for status in RuntimeStatus}
 _R, _V, _E = schema.agent_runtimes.c, schema.versions.c, schema.endpoints.c
 _I = schema.workload_identities.c
 _UNFINISHED = (_S.CREATING, _S.UPDATING, _S.DELETING)
@@ -55,9 +57,9 @@ class SqlStore(EndpointVerbs, KeyVerbs, ResourceVerbs):
             if (first := steps.replay(db, scope, once, now)) is not None:
                 return first
             within = statements.scope_parameters(scope)
-            if db.scalar(statements.RUNTIME_NAMED, {**within, "of_name": new.name}) is not None:
+            if statements.RUNTIME_NAMED.first(db, {**within, "of_name": new.name}) is not None:
                 raise Conflict(NAME_TAKEN)
-            if (db.scalar(statements.COUNT_RUNTIMES, within) or 0) >= max_runtimes:
+            if statements.COUNT_RUNTIMES.scalar(db, within) >= max_runtimes:
                 raise QuotaExceeded(f"You have reached the maximum of {max_runtimes} agent runtimes")
             _insert_runtime(db, RuntimeKey(scope, new.runtime_id), new, now)
             receipt = Receipt(new.runtime_id, 1, _S.CREATING, new.workload_identity, now, now)
@@ -72,23 +74,20 @@ class SqlStore(EndpointVerbs, KeyVerbs, ResourceVerbs):
                 return first
             runtime = steps.get_runtime(db, key)
             check_transition(runtime.status, _S.UPDATING)
-            number = 1 + (db.scalar(sa.select(sa.func.max(_V.version)).where(*steps.of_runtime(_V, key))) or 0)
-            kept = db.scalar(
-                sa.select(sa.func.count())
-                .select_from(schema.versions)
-                .where(*steps.of_runtime(_V, key), _V.deleted_at.is_(None))
-            )
-            if (kept or 0) >= max_versions:
+            highest, kept = statements.COUNT_VERSIONS.first(db, statements.key_parameters(key)) or (None, 0)
+            number = 1 + (highest or 0)
+            if kept >= max_versions:
                 raise QuotaExceeded(f"The agent runtime has reached the maximum of {max_versions} versions")
             if number > limits.MAX_VERSION_NUMBER:
                 raise QuotaExceeded(f"The agent runtime has had all of its {limits.MAX_VERSION_NUMBER} versions")
-            steps.insert_version(db, key, number, _S.UPDATING, version, now)
-            steps.set_runtime(db, key, status=_S.UPDATING, failure_reason=None, latest_version=number, updated_at=now)
-            db.execute(
-                schema.endpoints.update()
-                .where(*steps.of_runtime(_E, key), _E.name == DEFAULT_ENDPOINT)
-                .values(target_version=number, updated_at=now)
-            )
+            status = _S.UPDATING if version.ready is None else _S.READY
+            steps.insert_version(db, key, number, status, version, now)
+            steps.set_runtime(db, key, status, now=now)
+            statements.SET_LATEST.run(db, {**statements.key_parameters(key), "to_latest_version": number})
+            target = {**statements.key_parameters(key), "to_target_version": number, "to_updated_at": now}
+            statements.SET_TARGET.run(db, target)
+            if version.ready is not None:
+                _serve(db, key, number, now)
             receipt = Receipt(key.runtime_id, number, _S.UPDATING, runtime.workload_identity, runtime.created_at, now)
             steps.remember(db, key.scope, once, receipt, now)
             return receipt
@@ -102,7 +101,7 @@ class SqlStore(EndpointVerbs, KeyVerbs, ResourceVerbs):
             named = sa.select(_E.runtime_id).where(*steps.of_runtime(_E, key), _E.name != DEFAULT_ENDPOINT)
             if db.execute(named.limit(1)).first() is not None:
                 raise Conflict("This agent has endpoints that must be deleted first")
-            steps.set_runtime(db, key, status=_S.DELETING, failure_reason=None, updated_at=now)
+            steps.set_runtime(db, key, _S.DELETING, now=now)
             receipt = Receipt(
                 key.runtime_id,
                 runtime.latest_version,
@@ -166,10 +165,15 @@ class SqlStore(EndpointVerbs, KeyVerbs, ResourceVerbs):
             query = statements.RUNTIMES_AFTER
             parameters |= {"of_after": after.created_at, "of_runtime": after.runtime_id}
         with self._read() as db:
-            return [
-                RuntimeSummary(r[0], r[1], RuntimeStatus(r[2]), r[3], r[4], r[5], r[6], r[7])
-                for r in db.execute(query, parameters)
-            ]
+            rows = query.rows(db, parameters)
+        return [RuntimeSummary(r[0], r[1], _STATUS[r[2]], r[3], r[4], r[5], r[6]) for r in rows]
+
+    def live_versions(self, scope: Scope, runtime_ids: Collection[str]) -> dict[str, int | None]:
+        query = sa.select(_E.runtime_id, _E.live_version).where(
+            *steps.in_scope(_E, scope), _E.runtime_id.in_(list(runtime_ids)), _E.name == DEFAULT_ENDPOINT
+        )
+        with self._read() as db:
+            return {row[0]: row[1] for row in db.execute(query)}
 
     def list_versions(
         self, key: RuntimeKey, *, after: int | None, limit: int
@@ -177,8 +181,8 @@ class SqlStore(EndpointVerbs, KeyVerbs, ResourceVerbs):
         asked = {**statements.key_parameters(key), "of_after": after or 0, "of_limit": limit}
         with self._read() as db:
             runtime = steps.get_runtime(db, key)
-            rows = db.execute(statements.VERSIONS, asked)
-            return runtime, [VersionSummary(r[0], RuntimeStatus(r[1]), r[2], r[3]) for r in rows]
+            rows = statements.VERSIONS.rows(db, asked)
+        return runtime, [VersionSummary(r[0], _STATUS[r[1]], r[2], r[3]) for r in rows]
 
     def list_tags(self, scope: Scope, arn: str) -> dict[str, str]:
         t = schema.tags.c
@@ -188,7 +192,7 @@ class SqlStore(EndpointVerbs, KeyVerbs, ResourceVerbs):
 
     def resolve_endpoint(self, key: RuntimeKey, name: str) -> EndpointRow | None:
         with self._read() as db:
-            row = db.execute(statements.ENDPOINT, {**statements.key_parameters(key), "of_name": name}).first()
+            row = statements.ENDPOINT.first(db, {**statements.key_parameters(key), "of_name": name})
         return None if row is None else EndpointRow(row[0], row[1], row[2])
 
     def get_contract(self, key: RuntimeKey, version: int) -> Json | None:
@@ -236,23 +240,10 @@ class SqlStore(EndpointVerbs, KeyVerbs, ResourceVerbs):
     def version_ready(self, key: RuntimeKey, version: int, *, digest: str, launch: LaunchSpec, now: datetime) -> None:
         with self._write() as db:
             steps.check_current(db, key, version, _S.READY)
-            db.execute(
-                schema.versions.update()
-                .where(*steps.of_runtime(_V, key), _V.version == version)
-                .values(
-                    status=_S.READY,
-                    failure_reason=None,
-                    digest=digest,
-                    launch=msgspec.to_builtins(launch),
-                    updated_at=now,
-                )
-            )
-            steps.set_runtime(db, key, status=_S.READY, failure_reason=None, updated_at=now)
-            db.execute(
-                schema.endpoints.update()
-                .where(*steps.of_runtime(_E, key), _E.target_version == version)
-                .values(live_version=version, updated_at=now)
-            )
+            values = {"to_digest": digest, "to_launch": msgspec.to_builtins(launch), "to_updated_at": now}
+            statements.SET_VERSION_READY.run(db, {**statements.key_parameters(key), "of_version": version, **values})
+            steps.set_runtime(db, key, _S.READY, now=now)
+            _serve(db, key, version, now)
 
     def version_failed(self, key: RuntimeKey, version: int, *, reason: str, now: datetime) -> None:
         with self._write() as db:
@@ -264,7 +255,7 @@ class SqlStore(EndpointVerbs, KeyVerbs, ResourceVerbs):
                 .where(*steps.of_runtime(_V, key), _V.version == version)
                 .values(status=failed, failure_reason=reason, updated_at=now)
             )
-            steps.set_runtime(db, key, status=failed, failure_reason=reason, updated_at=now)
+            steps.set_runtime(db, key, failed, now=now, reason=reason)
             db.execute(
                 schema.endpoints.update()
                 .where(*steps.of_runtime(_E, key), _E.name == DEFAULT_ENDPOINT, _E.live_version.is_not(None))
@@ -274,7 +265,7 @@ class SqlStore(EndpointVerbs, KeyVerbs, ResourceVerbs):
     def delete_failed(self, key: RuntimeKey, *, reason: str, now: datetime) -> None:
         with self._write() as db:
             check_transition(steps.get_runtime(db, key).status, _S.DELETE_FAILED)
-            steps.set_runtime(db, key, status=_S.DELETE_FAILED, failure_reason=reason, updated_at=now)
+            steps.set_runtime(db, key, _S.DELETE_FAILED, now=now, reason=reason)
 
     def serving(self) -> list[tuple[RuntimeKey, int]]:
         query = (
@@ -302,8 +293,7 @@ class SqlStore(EndpointVerbs, KeyVerbs, ResourceVerbs):
     def forget(self, *, deleted_before: datetime, now: datetime) -> int:
         with self._write() as db:
             versions = db.execute(schema.versions.delete().where(_V.deleted_at < deleted_before))
-            tokens = db.execute(statements.FORGET_TOKENS, {"of_now": now})
-            return versions.rowcount + tokens.rowcount
+            return versions.rowcount + statements.FORGET_TOKENS.run(db, {"of_now": now})
 
     def remove_runtime(self, key: RuntimeKey) -> None:
         with self._write() as db:
@@ -330,19 +320,27 @@ class SqlStore(EndpointVerbs, KeyVerbs, ResourceVerbs):
             db.execute(schema.marks.insert().values(name=_SEAL, value=seal))
 
 
+def _serve(db: sa.Connection, key: RuntimeKey, version: int, now: datetime) -> None:
+    """Let every endpoint that waits for the version serve it."""
+    values = {"to_live_version": version, "to_updated_at": now}
+    statements.SERVE_VERSION.run(db, {**statements.key_parameters(key), "of_version": version, **values})
+
+
 def _insert_runtime(db: sa.Connection, key: RuntimeKey, new: NewRuntime, now: datetime) -> None:
     common = {**steps.key_columns(key), "created_at": now, "updated_at": now}
+    status, live = (_S.CREATING, None) if new.version.ready is None else (_S.READY, 1)
     runtime = {
         "name": new.name,
         "arn": new.arn,
-        "status": _S.CREATING,
+        "status": status,
         "latest_version": 1,
         "workload_identity": new.workload_identity,
     }
-    db.execute(schema.agent_runtimes.insert(), common | runtime)
-    steps.insert_version(db, key, 1, _S.CREATING, new.version, now)
-    db.execute(schema.endpoints.insert(), common | {"name": DEFAULT_ENDPOINT, "target_version": 1})
-    db.execute(schema.workload_identities.insert(), common | {"name": new.workload_identity})
+    statements.INSERT_RUNTIME.run(db, common | runtime)
+    steps.insert_version(db, key, 1, status, new.version, now)
+    endpoint = {"name": DEFAULT_ENDPOINT, "target_version": 1, "live_version": live}
+    statements.INSERT_ENDPOINT.run(db, common | endpoint)
+    statements.INSERT_IDENTITY.run(db, common | {"name": new.workload_identity})
     steps.insert_tags(db, key.scope, new.arn, new.tags)
 
 

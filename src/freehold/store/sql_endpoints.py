@@ -63,7 +63,7 @@ class EndpointVerbs(steps.Verbs):
                 "created_at": now,
                 "updated_at": now,
             }
-            db.execute(schema.endpoints.insert(), row)
+            statements.INSERT_ENDPOINT.run(db, row)
             steps.insert_tags(db, key.scope, new.arn, new.tags)
             receipt = EndpointReceipt(key.runtime_id, new.name, None, version, _S.CREATING, now, now)
             steps.remember(db, key.scope, once, receipt, now)
@@ -128,7 +128,7 @@ class EndpointVerbs(steps.Verbs):
             asked |= {"of_after": after.created_at, "of_name": after.name}
         with self._read() as db:
             steps.get_runtime(db, key)
-            return [_endpoint(row) for row in db.execute(query, asked)]
+            return [_endpoint(row) for row in query.rows(db, asked)]
 
     def deleting_endpoints(self) -> list[EndpointKey]:
         query = (
@@ -162,7 +162,7 @@ def _of(key: EndpointKey) -> tuple[sa.ColumnElement[bool], ...]:
 
 
 def _get(db: sa.Connection, key: EndpointKey) -> Endpoint:
-    row = db.execute(statements.ENDPOINT_NAMED, {**statements.key_parameters(key.runtime), "of_name": key.name}).first()
+    row = statements.ENDPOINT_NAMED.first(db, {**statements.key_parameters(key.runtime), "of_name": key.name})
     if row is None:
         steps.get_runtime(db, key.runtime)
         raise NotFound(f"No endpoint found with the specified name for agent runtime {key.runtime.runtime_id}")

@@ -28,6 +28,7 @@ from freehold.store.sql import SqlStore
 
 BUSY_TIMEOUT_S: Final = 5.0
 """How long a transaction waits for another one's lock."""
+MAX_IDLE_READERS: Final = 8
 _WRITES = "freehold_writes"
 
 
@@ -35,24 +36,63 @@ class SqliteStore(SqlStore):
     """Use `open_store`. Thread-safe; `close` when no verb is under way."""
 
     def __init__(self, engine: sa.Engine) -> None:
-        super().__init__(engine.begin, self._one_writer)
+        super().__init__(self._one_reader, self._one_writer)
         self._engine = engine
         self._writer = threading.Lock()
         self._for_writes = engine.execution_options(**{_WRITES: True})
+        # Taking a connection out of the engine's pool takes longer than what most verbs do with it.
+        self._idle_readers: list[sa.Connection] = []
+        self._idle_writer: sa.Connection | None = None
+
+    @property
+    def reads_wait(self) -> bool:
+        """A reader sees the last commit, whoever writes meanwhile: that is what the WAL is for."""
+        return False
 
     def close(self) -> None:
         """Close every connection."""
+        writer, self._idle_writer = self._idle_writer, None
+        for connection in (*self._idle_readers, *([] if writer is None else [writer])):
+            connection.close()
+        self._idle_readers.clear()
         self._engine.dispose()
+
+    @contextmanager
+    def _one_reader(self) -> Generator[sa.Connection]:
+        try:
+            connection = self._idle_readers.pop()
+        except IndexError:
+            connection = self._engine.connect()
+        with _closed_on_failure(connection), connection.begin():
+            yield connection
+        if len(self._idle_readers) < MAX_IDLE_READERS:
+            self._idle_readers.append(connection)
+        else:
+            connection.close()
 
     @contextmanager
     def _one_writer(self) -> Generator[sa.Connection]:
         if not self._writer.acquire(timeout=BUSY_TIMEOUT_S):
             raise Unavailable("The server's database is busy")
         try:
-            with self._for_writes.begin() as connection:
+            connection, self._idle_writer = self._idle_writer, None
+            if connection is None:
+                connection = self._for_writes.connect()
+            with _closed_on_failure(connection), connection.begin():
                 yield connection
+            self._idle_writer = connection
         finally:
             self._writer.release()
+
+
+@contextmanager
+def _closed_on_failure(connection: sa.Connection) -> Generator[None]:
+    """A connection on which something failed is not used again, whatever it was."""
+    try:
+        yield
+    except BaseException:
+        connection.close()
+        raise
 
 
 def open_store(path: Path) -> SqliteStore:
@@ -173,4 +213,6 @@ def _configure(connection: sqlite3.Connection, _entry: ConnectionPoolEntry) -> N
 
 def _begin(connection: sa.Connection) -> None:
     writes = connection.get_execution_options().get(_WRITES, False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+    cursor = connection.connection.cursor()
+    cursor.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
+    cursor.close()

@@ -1,7 +1,7 @@
-"""The statements that every request runs, built once: building one costs more than running it.
+"""The statements that every request runs, built and compiled once: either costs more than running one.
 
-Not for the rest, which its verb writes where it is used. Invariant: parameters are named `of_…`, so that none is
-taken for a column's new value.
+Not for the rest, which its verb writes where it is used. Invariant: parameters are named `of_…`, and `to_…` where they
+are a column's new value; those of an INSERT are its columns.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from freehold.domain.runtimes import DEFAULT_ENDPOINT, RuntimeStatus
 from freehold.store import schema
 from freehold.store.base import RuntimeKey, Scope
+from freehold.store.compiled import Compiled
 
 _R, _V, _E, _T = schema.agent_runtimes.c, schema.versions.c, schema.endpoints.c, schema.client_tokens.c
 _Columns = sa.ColumnCollection[str, sa.Column[Any]]
@@ -34,6 +35,11 @@ def same_runtime(c: _Columns) -> tuple[_Condition, _Condition, _Condition]:
 
 def _in_scope(c: _Columns) -> tuple[_Condition, _Condition]:
     return c.account == sa.bindparam("of_account"), c.region == sa.bindparam("of_region")
+
+
+def _to(*columns: sa.Column[Any]) -> dict[str, Any]:
+    """New values of columns."""
+    return {column.name: sa.bindparam(f"to_{column.name}", type_=column.type) for column in columns}
 
 
 def _of_runtime(c: _Columns) -> tuple[_Condition, _Condition, _Condition]:
@@ -60,22 +66,61 @@ _version_columns = (
     _V.updated_at,
 )
 
-RUNTIME = sa.select(*_runtime_columns).where(*_of_runtime(_R))
-VERSION = sa.select(*_version_columns).where(
-    *_of_runtime(_V), _V.version == sa.bindparam("of_version"), _V.deleted_at.is_(None)
+RUNTIME = Compiled(sa.select(*_runtime_columns).where(*_of_runtime(_R)))
+VERSION = Compiled(
+    sa.select(*_version_columns).where(
+        *_of_runtime(_V), _V.version == sa.bindparam("of_version"), _V.deleted_at.is_(None)
+    )
 )
-RUNTIME_NAMED = sa.select(_R.runtime_id).where(*_in_scope(_R), _R.name == sa.bindparam("of_name"))
-COUNT_RUNTIMES = sa.select(sa.func.count()).select_from(schema.agent_runtimes).where(*_in_scope(_R))
-
-TOKEN = sa.select(_T.parameters_digest, _T.receipt).where(
-    *_in_scope(_T),
-    _T.operation == sa.bindparam("of_operation"),
-    _T.token == sa.bindparam("of_token"),
-    _T.expires_at > sa.bindparam("of_now", type_=schema.UtcDateTime()),
+RUNTIME_NAMED = Compiled(sa.select(_R.runtime_id).where(*_in_scope(_R), _R.name == sa.bindparam("of_name")))
+COUNT_RUNTIMES = Compiled(sa.select(sa.func.count()).select_from(schema.agent_runtimes).where(*_in_scope(_R)))
+COUNT_VERSIONS = Compiled(
+    sa.select(sa.func.max(_V.version), sa.func.count().filter(_V.deleted_at.is_(None)))
+    .select_from(schema.versions)
+    .where(*_of_runtime(_V))
 )
-FORGET_TOKENS = schema.client_tokens.delete().where(_T.expires_at <= sa.bindparam("of_now", type_=schema.UtcDateTime()))
+"""The highest version that there ever was (None: there is none), and how many there are."""
 
-ENDPOINT = (
+INSERT_RUNTIME = Compiled(schema.agent_runtimes.insert())
+INSERT_VERSION = Compiled(schema.versions.insert())
+INSERT_ENDPOINT = Compiled(schema.endpoints.insert())
+INSERT_IDENTITY = Compiled(schema.workload_identities.insert())
+INSERT_TAG = Compiled(schema.tags.insert())
+INSERT_TOKEN = Compiled(schema.client_tokens.insert())
+
+SET_RUNTIME = Compiled(
+    schema.agent_runtimes.update().where(*_of_runtime(_R)).values(_to(_R.status, _R.failure_reason, _R.updated_at))
+)
+SET_LATEST = Compiled(schema.agent_runtimes.update().where(*_of_runtime(_R)).values(_to(_R.latest_version)))
+SET_TARGET = Compiled(
+    schema.endpoints.update()
+    .where(*_of_runtime(_E), _E.name == DEFAULT_ENDPOINT)
+    .values(_to(_E.target_version, _E.updated_at))
+)
+SET_VERSION_READY = Compiled(
+    schema.versions.update()
+    .where(*_of_runtime(_V), _V.version == sa.bindparam("of_version"))
+    .values(_to(_V.digest, _V.launch, _V.updated_at) | {"status": RuntimeStatus.READY, "failure_reason": sa.null()})
+)
+SERVE_VERSION = Compiled(
+    schema.endpoints.update()
+    .where(*_of_runtime(_E), _E.target_version == sa.bindparam("of_version"))
+    .values(_to(_E.live_version, _E.updated_at))
+)
+
+TOKEN = Compiled(
+    sa.select(_T.parameters_digest, _T.receipt).where(
+        *_in_scope(_T),
+        _T.operation == sa.bindparam("of_operation"),
+        _T.token == sa.bindparam("of_token"),
+        _T.expires_at > sa.bindparam("of_now", type_=schema.UtcDateTime()),
+    )
+)
+FORGET_TOKENS = Compiled(
+    schema.client_tokens.delete().where(_T.expires_at <= sa.bindparam("of_now", type_=schema.UtcDateTime()))
+)
+
+ENDPOINT = Compiled(
     sa.select(_E.name, _E.live_version, _E.target_version)
     .join(schema.agent_runtimes, sa.and_(*same_runtime(_E)))
     .join(schema.versions, sa.and_(*same_runtime(_V), _V.version == _E.live_version))
@@ -85,7 +130,8 @@ ENDPOINT = (
         _V.status == RuntimeStatus.READY,
         _V.deleted_at.is_(None),
         _E.deleting_at.is_(None),
-        _R.status.not_in((RuntimeStatus.DELETING, RuntimeStatus.DELETE_FAILED)),
+        _R.status != RuntimeStatus.DELETING,
+        _R.status != RuntimeStatus.DELETE_FAILED,
     )
 )
 
@@ -108,47 +154,49 @@ _ENDPOINTS = (
     .join(schema.versions, sa.and_(*same_runtime(_V), _V.version == _E.target_version))
     .where(*_of_runtime(_E))
 )
-ENDPOINT_NAMED = _ENDPOINTS.where(_E.name == sa.bindparam("of_name"))
-ENDPOINTS = _ENDPOINTS.order_by(_E.created_at, _E.name).limit(sa.bindparam("of_limit", type_=sa.Integer()))
-ENDPOINTS_AFTER = ENDPOINTS.where(
-    sa.or_(
-        _E.created_at > sa.bindparam("of_after", type_=schema.UtcDateTime()),
-        sa.and_(
-            _E.created_at == sa.bindparam("of_after", type_=schema.UtcDateTime()),
-            _E.name > sa.bindparam("of_name"),
-        ),
+_AFTER = sa.bindparam("of_after", type_=schema.UtcDateTime())
+_LIMIT = sa.bindparam("of_limit", type_=sa.Integer())
+_IN_ORDER = _ENDPOINTS.order_by(_E.created_at, _E.name).limit(_LIMIT)
+ENDPOINT_NAMED = Compiled(_ENDPOINTS.where(_E.name == sa.bindparam("of_name")))
+ENDPOINTS = Compiled(_IN_ORDER)
+ENDPOINTS_AFTER = Compiled(
+    _IN_ORDER.where(
+        sa.or_(
+            _E.created_at > _AFTER,
+            sa.and_(_E.created_at == _AFTER, _E.name > sa.bindparam("of_name")),
+        )
     )
 )
 
-VERSIONS = (
+VERSIONS = Compiled(
     sa.select(_V.version, _V.status, _V.description, _V.updated_at)
     .where(*_of_runtime(_V), _V.deleted_at.is_(None), _V.version > sa.bindparam("of_after", type_=sa.Integer()))
     .order_by(_V.version)
-    .limit(sa.bindparam("of_limit", type_=sa.Integer()))
+    .limit(_LIMIT)
 )
 
-RUNTIMES = (
+_RUNTIMES = (
     sa.select(
         _R.runtime_id,
         _R.name,
         _R.status,
         _R.latest_version,
-        _E.live_version,
         _V.description,
         _R.created_at,
         _R.updated_at,
     )
     .select_from(schema.agent_runtimes)
     .join(schema.versions, sa.and_(*same_runtime(_V), _V.version == _R.latest_version))
-    .join(schema.endpoints, sa.and_(*same_runtime(_E), _E.name == DEFAULT_ENDPOINT))
     .where(*_in_scope(_R))
     .order_by(_R.created_at, _R.runtime_id)
-    .limit(sa.bindparam("of_limit", type_=sa.Integer()))
+    .limit(_LIMIT)
 )
-_AFTER = sa.bindparam("of_after", type_=schema.UtcDateTime())
-RUNTIMES_AFTER = RUNTIMES.where(
-    sa.or_(
-        _R.created_at > _AFTER,
-        sa.and_(_R.created_at == _AFTER, _R.runtime_id > sa.bindparam("of_runtime")),
+RUNTIMES = Compiled(_RUNTIMES)
+RUNTIMES_AFTER = Compiled(
+    _RUNTIMES.where(
+        sa.or_(
+            _R.created_at > _AFTER,
+            sa.and_(_R.created_at == _AFTER, _R.runtime_id > sa.bindparam("of_runtime")),
+        )
     )
 )

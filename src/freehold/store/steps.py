@@ -5,6 +5,7 @@ Not for verbs (`store.sql`). Invariant: a function that takes a connection runs 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from datetime import datetime
@@ -82,14 +83,14 @@ def no_runtime(key: RuntimeKey) -> str:
 
 
 def get_runtime(db: sa.Connection, key: RuntimeKey) -> RuntimeRow:
-    row = db.execute(statements.RUNTIME, statements.key_parameters(key)).first()
+    row = statements.RUNTIME.first(db, statements.key_parameters(key))
     if row is None:
         raise NotFound(no_runtime(key))
     return RuntimeRow(key, row[0], RuntimeStatus(row[1]), row[2], row[3], row[4], row[5], row[6])
 
 
 def get_version(db: sa.Connection, key: RuntimeKey, version: int) -> VersionRow:
-    row = db.execute(statements.VERSION, {**statements.key_parameters(key), "of_version": version}).first()
+    row = statements.VERSION.first(db, {**statements.key_parameters(key), "of_version": version})
     if row is None:
         raise NotFound(f"No version {version} found for agent runtime {key.runtime_id}")
     return VersionRow(row[0], RuntimeStatus(row[1]), row[2], row[3], row[4], row[5], row[6], row[7])
@@ -102,8 +103,11 @@ def check_current(db: sa.Connection, key: RuntimeKey, version: int, target: Runt
         raise Conflict(f"Version {version} has been overtaken by version {runtime.latest_version}")
 
 
-def set_runtime(db: sa.Connection, key: RuntimeKey, **values: Any) -> None:
-    db.execute(schema.agent_runtimes.update().where(*of_runtime(_R, key)).values(**values))
+def set_runtime(
+    db: sa.Connection, key: RuntimeKey, status: RuntimeStatus, *, now: datetime, reason: str | None = None
+) -> None:
+    values = {"to_status": status, "to_failure_reason": reason, "to_updated_at": now}
+    statements.SET_RUNTIME.run(db, {**statements.key_parameters(key), **values})
 
 
 def set_fault(db: sa.Connection, key: RuntimeKey, version: int, reason: str | None) -> None:
@@ -124,8 +128,13 @@ def insert_version(
     new: NewVersion,
     now: datetime,
 ) -> None:
+    ready: dict[str, Any] = {}
+    if new.ready is not None:
+        launch = dataclasses.replace(new.ready.launch, version=number)
+        ready = {"digest": new.ready.digest, "launch": msgspec.to_builtins(launch)}
     row = {
         **key_columns(key),
+        **ready,
         "version": number,
         "status": status,
         "description": new.description,
@@ -134,7 +143,7 @@ def insert_version(
         "created_at": now,
         "updated_at": now,
     }
-    db.execute(schema.versions.insert(), row)
+    statements.INSERT_VERSION.run(db, row)
 
 
 def check_exists(db: sa.Connection, resource: Resource) -> None:
@@ -152,9 +161,9 @@ def check_exists(db: sa.Connection, resource: Resource) -> None:
 
 
 def insert_tags(db: sa.Connection, scope: Scope, arn: str, tags: Mapping[str, str]) -> None:
-    if tags:
-        of = {"account": scope.account, "region": scope.region, "resource_arn": arn}
-        db.execute(schema.tags.insert(), [{**of, "key": key, "value": value} for key, value in tags.items()])
+    of = {"account": scope.account, "region": scope.region, "resource_arn": arn}
+    for key, value in tags.items():
+        statements.INSERT_TAG.run(db, {**of, "key": key, "value": value})
 
 
 def forget_resource(db: sa.Connection, scope: Scope, arn: str) -> None:
@@ -170,7 +179,7 @@ def replay(
     if once is None:
         return None
     asked = {"of_operation": once.operation, "of_token": once.token, "of_now": now}
-    row = db.execute(statements.TOKEN, {**statements.scope_parameters(scope), **asked}).first()
+    row = statements.TOKEN.first(db, {**statements.scope_parameters(scope), **asked})
     if row is None:
         return None
     if row[0] != once.parameters_digest:
@@ -187,7 +196,7 @@ def remember(
     if once is None:
         return
     # Expired ones go as new ones come, the present token's own predecessor among them.
-    db.execute(statements.FORGET_TOKENS, {"of_now": now})
+    statements.FORGET_TOKENS.run(db, {"of_now": now})
     row = {
         "account": scope.account,
         "region": scope.region,
@@ -197,7 +206,7 @@ def remember(
         "receipt": msgspec.to_builtins(receipt),
         "expires_at": now + CLIENT_TOKEN_LIFETIME,
     }
-    db.execute(schema.client_tokens.insert(), row)
+    statements.INSERT_TOKEN.run(db, row)
 
 
 def access_key(row: Mapping[Any, Any]) -> AccessKeyRow:

@@ -155,6 +155,20 @@ def test_what_is_asked_for_while_it_is_found_out_what_is_in_use_is_not_removed(p
     asyncio.run(scenario())
 
 
+def test_what_is_held_by_another_thread_is_not_removed_and_what_is_removed_is_not_held(place: Place) -> None:
+    async def scenario() -> None:
+        preparer, cache = place.run()
+        prepared = await preparer.prepare(place.artifact("agent"))
+        preparer.release(prepared)
+        assert await asyncio.to_thread(cache.hold, name(prepared))
+        assert await cache.collect() == []
+        await asyncio.to_thread(cache.release, name(prepared))
+        assert await cache.collect() == [name(prepared)]
+        assert not await asyncio.to_thread(cache.hold, name(prepared))
+
+    asyncio.run(scenario())
+
+
 def test_preparing_and_collecting_at_once_never_loses_what_was_handed_out(place: Place) -> None:
     async def scenario() -> None:
         preparer, cache = place.run()

@@ -15,6 +15,7 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from freehold.artifacts import compile_driver, compiling, prepare, trees, unpack
 from freehold.artifacts.base import ArtifactRejected, CodeArtifact, Prepared, S3Object
 from freehold.artifacts.entry_points import NOT_FOUND
 from freehold.artifacts.interpreters import Interpreters
+from freehold.artifacts.local_bucket import LocalBuckets
 from freehold.artifacts.prepare import Preparer
 from freehold.domain.errors import QuotaExceeded
 
@@ -228,14 +230,62 @@ def test_the_entry_point_is_checked_in_a_bundle_that_is_there_already(preparer: 
     assert refusal(preparer, "other.py") == NOT_FOUND
 
 
+# -- what is known to be there, without reading the object -----------------------------------------------------------
+
+
+@pytest.fixture
+def settled(tmp_path: Path, buckets: Path) -> Preparer:
+    """Objects count as settled: it is a minute later than their files say."""
+    later = LocalBuckets(buckets, now_ns=lambda: time.time_ns() + 60_000_000_000)
+    return Preparer(later, opened_cache(tmp_path / "artifacts"), INTERPRETERS)
+
+
+def test_the_bundle_of_an_object_that_has_not_changed_is_known(settled: Preparer, buckets: Path) -> None:
+    put(buckets, AGENT)
+    assert settled.look(artifact()) is None
+    first = made(settled)
+    assert settled.look(artifact()) == first
+    assert settled.look(artifact("pkg/helper.py")) is None, "another entry point has not been looked for"
+
+
+def test_an_object_that_changed_just_now_is_read(preparer: Preparer, buckets: Path) -> None:
+    put(buckets, AGENT)
+    made(preparer)
+    assert preparer.look(artifact()) is None
+
+
+@pytest.mark.parametrize("change", ["in place", "replaced", "as old as before"])
+def test_an_object_that_changed_is_not_known(settled: Preparer, buckets: Path, change: str) -> None:
+    place = buckets / "code" / "agent.zip"
+    put(buckets, AGENT)
+    before = place.stat()
+    made(settled)
+    data = bytearray(place.read_bytes())
+    data[-1] ^= 1  # of the same size
+    if change == "replaced":
+        place.rename(place.with_name("old.zip"))
+    place.write_bytes(data)
+    if change == "as old as before":
+        os.utime(place, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert settled.look(artifact()) is None
+
+
+def test_a_bundle_that_is_gone_is_not_known(settled: Preparer, buckets: Path) -> None:
+    put(buckets, AGENT)
+    first = made(settled)
+    trees.remove(Path(first.code_dir))
+    assert settled.look(artifact()) is None
+    assert made(settled).digest == first.digest
+
+
 # -- what is refused, and what is left then ------------------------------------------------------------------------
 
 
 def test_an_unreadable_object_is_told_at_once(preparer: Preparer, buckets: Path) -> None:
     put(buckets, AGENT)
-    preparer.check_readable(S3Object("code", "agent.zip"))
+    assert preparer.look(artifact()) is None
     with pytest.raises(ArtifactRejected, match=r"s3://code/other\.zip does not exist"):
-        preparer.check_readable(S3Object("code", "other.zip"))
+        preparer.look(artifact(key="other.zip"))
 
 
 def test_a_refused_artifact_leaves_nothing_behind(preparer: Preparer, buckets: Path, tmp_path: Path) -> None:

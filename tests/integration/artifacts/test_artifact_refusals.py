@@ -227,4 +227,4 @@ def test_an_archive_that_is_too_large_is_refused_before_it_is_copied(tmp_path: P
         sparse.truncate(limits.MAX_ZIP_BYTES + 1)
     preparer = preparer_of(buckets, opened_cache(tmp_path / "artifacts"), Interpreters())
     with pytest.raises(ArtifactRejected, match="has 262144001 bytes"):
-        preparer.check_readable(S3Object("code", "agent.zip"))
+        preparer.look(CodeArtifact(S3Object("code", "agent.zip"), "PYTHON_3_11", ("main.py",)))

@@ -134,7 +134,7 @@ def test_an_agent_is_prepared_from_s3_and_a_local_bucket_hides_one_in_s3(
     buckets.mkdir()
     preparer = preparer_of(buckets, opened_cache(tmp_path / "artifacts"), Interpreters(), s3)
     wanted = CodeArtifact(S3Object("readable", "agent.zip"), THIS, ("main.py",))
-    preparer.check_readable(wanted.source)
+    assert preparer.look(wanted) is None
     assert asyncio.run(preparer.prepare(wanted)).digest == hashlib.sha256(AGENT).hexdigest()
     (buckets / "readable").mkdir()
     with pytest.raises(ArtifactRejected, match="does not exist in this server's buckets"):

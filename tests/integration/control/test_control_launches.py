@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from freehold.artifacts.base import ArtifactRejected, CodeArtifact, Prepared, S3Object
+from freehold.artifacts.base import ArtifactRejected, CodeArtifact, Prepared
 from freehold.control.launches import Launches
 from freehold.control.retention import DELETED_VERSION_KEPT, Retention
 from freehold.domain import limits
@@ -61,7 +61,7 @@ class Makers:
         self.digest = "d1"
         self.error: Exception | None = None
 
-    def check_readable(self, source: S3Object) -> None:
+    def look(self, artifact: CodeArtifact) -> Prepared | None:
         raise AssertionError("nobody asks")
 
     async def prepare(self, artifact: CodeArtifact) -> Prepared:

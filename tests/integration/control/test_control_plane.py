@@ -17,7 +17,7 @@ from control_server import ControlServer
 
 from freehold import ipc
 from freehold.auth.keys import AccessKey, mint_access_key
-from freehold.control import protocol
+from freehold.control import configuration, protocol
 from freehold.store.base import AccessKeyRow, RuntimeKey, Scope
 
 ROLE = "arn:aws:iam::111122223333:role/agent"
@@ -123,6 +123,30 @@ def test_a_runtime_is_created_becomes_ready_is_updated_and_deleted(server: Contr
     gone(client, runtime_id)
     assert server.warden.stopped == [(ACCOUNT, runtime_id)]
     assert said(refused(client.delete_agent_runtime, agentRuntimeId=runtime_id)) == ("ResourceNotFoundException", 404)
+
+
+def test_a_version_whose_code_is_prepared_already_is_ready_at_once_and_served(server: ControlServer):
+    client = server.client()
+    first = create(client)["agentRuntimeId"]
+    rested(client, first)
+    assert server.preparer.calls == 1
+    normal = server.control.app.context.store.get_runtime(RuntimeKey(HERE, first))[1].configuration
+    wanted = configuration.artifact_of(normal)
+    server.preparer.known[wanted] = asyncio.run(server.preparer.prepare(wanted))
+    made = create(client, "second")
+    assert made["status"] == "CREATING"
+    found = client.get_agent_runtime(agentRuntimeId=made["agentRuntimeId"])
+    assert (found["status"], found["agentRuntimeVersion"]) == ("READY", "1")
+    changed = update(client, made["agentRuntimeId"], environmentVariables={"K": "other"})
+    assert (changed["status"], changed["agentRuntimeVersion"]) == ("UPDATING", "2")
+    (endpoint,) = client.list_agent_runtime_endpoints(agentRuntimeId=made["agentRuntimeId"])["runtimeEndpoints"]
+    assert (endpoint["status"], endpoint["liveVersion"]) == ("READY", "2")
+    assert server.preparer.calls == 2, "nothing more was prepared"
+    assert len(server.preparer.released) == 3, "every bundle that was handed out is released"
+    key = RuntimeKey(HERE, made["agentRuntimeId"])
+    launch = server.control.app.context.store.get_launch(key, 2)
+    assert launch is not None
+    assert (launch.runtime_name, launch.version, launch.environment) == ("second", 2, {"K": "other"})
 
 
 def test_a_broken_artifact_fails_later_and_says_why(server: ControlServer):

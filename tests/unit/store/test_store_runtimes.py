@@ -13,7 +13,7 @@ import pytest
 from freehold.domain.errors import Conflict, NotFound, QuotaExceeded, ValidationFailed
 from freehold.domain.launch import Interpreter, LaunchSpec, Program
 from freehold.domain.runtimes import RuntimeStatus, ServerProtocol
-from freehold.store.base import NewRuntime, NewVersion, Once, Position, RuntimeKey, Scope
+from freehold.store.base import EndpointRow, NewRuntime, NewVersion, Once, Position, Ready, RuntimeKey, Scope
 from freehold.store.sqlite import SqliteStore, open_store
 
 HERE = Scope("111122223333", "eu-central-1")
@@ -31,10 +31,11 @@ def store(tmp_path: Path) -> Iterator[SqliteStore]:
     opened.close()
 
 
-def new(runtime_id: str = ID, name: str = "agent", **more: Any) -> NewRuntime:
+def new(runtime_id: str = ID, name: str = "agent", version: Ready | None = None, **more: Any) -> NewRuntime:
     arn = f"arn:aws:bedrock-agentcore:eu-central-1:111122223333:runtime/{runtime_id}"
-    version = NewVersion({"a": "as sent"}, {"environmentVariables": {"K": "v"}, "kept": 1}, "what it does")
-    return NewRuntime(runtime_id, name, arn, runtime_id, version, **more)
+    kept = {"environmentVariables": {"K": "v"}, "kept": 1}
+    made = NewVersion({"a": "as sent"}, kept, "what it does", ready=version)
+    return NewRuntime(runtime_id, name, arn, runtime_id, made, **more)
 
 
 def create(store: SqliteStore, made: NewRuntime | None = None, *, scope: Scope = HERE, **more: Any):
@@ -110,6 +111,21 @@ def test_a_ready_version_is_served_with_the_launch_it_was_given(store: SqliteSto
     assert store.get_runtime(KEY)[0].status is RuntimeStatus.READY
     assert store.unfinished() == []
     assert store.resolve_endpoint(KEY, "default") is None
+
+
+def test_a_version_that_is_prepared_already_is_made_ready_and_served_at_once(store: SqliteStore):
+    prepared = Ready("sha256:1", launch(version=0))
+    assert create(store, new(version=prepared)).status is RuntimeStatus.CREATING
+    assert store.unfinished() == []
+    assert store.resolve_endpoint(KEY, "DEFAULT") == EndpointRow("DEFAULT", 1, 1)
+    assert store.get_launch(KEY, 1) == launch(1)
+    receipt = store.update_runtime(KEY, NewVersion({}, {}, ready=prepared), once=None, max_versions=10, now=NOW)
+    assert (receipt.version, receipt.status) == (2, RuntimeStatus.UPDATING)
+    assert store.unfinished() == []
+    runtime, version = store.get_runtime(KEY)
+    assert (runtime.status, version.status, version.digest) == (RuntimeStatus.READY, RuntimeStatus.READY, "sha256:1")
+    assert store.resolve_endpoint(KEY, "DEFAULT") == EndpointRow("DEFAULT", 2, 2)
+    assert store.get_launch(KEY, 2) == launch(2)
 
 
 def test_accounts_and_regions_do_not_see_each_other(store: SqliteStore):
@@ -345,7 +361,8 @@ def test_a_listing_tells_the_latest_and_the_live_version(store: SqliteStore):
     ready(store)
     update(store)
     (row,) = store.list_runtimes(HERE, after=None, limit=10)
-    assert (row.latest_version, row.live_version, row.description) == (2, 1, None)
+    assert (row.latest_version, row.description) == (2, None)
+    assert store.live_versions(HERE, [ID, "unknown-0123456789"]) == {ID: 1}
 
 
 def test_of_many_creations_with_one_name_at_once_exactly_one_wins(store: SqliteStore):
