@@ -106,7 +106,7 @@ def _rows(stack: contextlib.ExitStack, built: Native, traffic: Traffic) -> tuple
     for name, signs in ((BEARER, False), (SIGNED, True)):
         if wanted is not None and name not in wanted:
             continue
-        rows[name] = Row(stack.enter_context(stage.freehold(agent_port)), signs)
+        rows[name] = Row(stack.enter_context(stage.freehold(agent_port, traffic.issuer)), signs)
     return rows, missing
 
 

@@ -1,6 +1,6 @@
 """A gateway worker as `freehold up` starts it, before one agent that stands for the sandboxes of 1,000 sessions.
 
-The worker is the real process (`freehold.compose`), on its own processor. The warden and control are here, in a thread
+The worker is the real process (`freehold.process`), on its own processor. The warden and control are here, in a thread
 of the benchmark: they speak the real messages, hand out sockets to the agent, and have nothing to do once the sessions
 are claimed. Not for measuring sandboxes (`session_start`).
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import platform
 import shutil
@@ -27,6 +28,9 @@ from benchmarks.gateway import cores, traffic
 from benchmarks.gateway.proxies import Candidate
 
 from freehold import child, compose, configs, ipc
+from freehold.auth import jwt_keys
+from freehold.auth.jwt_claims import DEFAULT_SKEW_S, Authorizer
+from freehold.auth.public_keys import generation_of
 from freehold.aws import model
 from freehold.control import protocol as control
 from freehold.datadir.layout import Layout
@@ -36,15 +40,27 @@ from freehold.domain.sessions import SessionKey
 from freehold.warden import protocol as warden
 
 JWT_RUNTIME, SIGNED_RUNTIME = "bearers-0123456789", "signers-0123456789"
+_AUTHORIZER = Authorizer("of the benchmark", "keys of the benchmark", audiences=(traffic.AUDIENCE,))
 SAMPLED = 0.01
 """The share of requests that get a span."""
 START_TIMEOUT_S = 30.0
 
 
 class _Control:
-    """Answers the worker's questions about two runtimes and one key."""
+    """Answers the worker's questions about two runtimes, one access key, and the keys of one identity provider."""
 
-    def __init__(self) -> None:
+    def __init__(self, issuer: traffic.Issuer) -> None:
+        keys, unusable = jwt_keys.read_key_set(json.dumps(issuer.jwks).encode())
+        assert not unusable
+        self._key_set = control.KeySet(
+            _AUTHORIZER.key_set,
+            traffic.ISSUER,
+            generation_of(traffic.ISSUER, keys),
+            list(keys),
+            usable_for_s=86_400,
+            refresh_in_s=3600,
+            renewal_in_s=60,
+        )
         self._data_plane = model.load(compose.DATA_PLANE, compose.DATA_PLANE_OPERATIONS).to_data()
         self.spans = 0
 
@@ -56,7 +72,10 @@ class _Control:
             case control.ResolveEndpoint(account, runtime_id, qualifier):
                 return control.EndpointRoute(account, runtime_id, qualifier, 1)
             case control.GetContract(_, runtime_id, version):
-                return control.Contract(version, ServerProtocol.HTTP, 8080, [], takes_jwt=runtime_id == JWT_RUNTIME)
+                authorizer = _AUTHORIZER if runtime_id == JWT_RUNTIME else None
+                return control.Contract(version, ServerProtocol.HTTP, 8080, [], authorizer=authorizer)
+            case control.GetKeySet():
+                return self._key_set
             case control.GetAccessKey(access_key_id) if access_key_id == traffic.ACCESS_KEY[0]:
                 return control.AccessKey(access_key_id, traffic.ACCOUNT, traffic.ACCESS_KEY[1])
             case control.SpansEnded(spans):
@@ -99,9 +118,9 @@ class _Warden:
 class _Background:
     """The warden and control, serving in a thread until closed."""
 
-    def __init__(self, layout: Layout, agent_port: int) -> None:
+    def __init__(self, layout: Layout, agent_port: int, issuer: traffic.Issuer) -> None:
         self._layout = layout
-        self._control, self._warden = _Control(), _Warden(agent_port)
+        self._control, self._warden = _Control(issuer), _Warden(agent_port)
         self._ready = threading.Event()
         self._thread = threading.Thread(target=uvloop.run, args=(self._main(),), name="stage")
         self._thread.start()
@@ -130,12 +149,12 @@ class _Background:
 
 
 @contextlib.contextmanager
-def freehold(agent_port: int) -> Generator[Candidate]:
+def freehold(agent_port: int, issuer: traffic.Issuer) -> Generator[Candidate]:
     """One worker, with its access log in a file and SAMPLED of its requests traced."""
     home = Path(tempfile.mkdtemp(prefix="freehold-stage-"))
     layout = Layout(home)
     layout.run.mkdir(parents=True)
-    background = _Background(layout, agent_port)
+    background = _Background(layout, agent_port, issuer)
     listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
     listener.set_inheritable(True)
     port = listener.getsockname()[1]
@@ -145,6 +164,7 @@ def freehold(agent_port: int) -> Generator[Candidate]:
         worker=0,
         access_log=True,
         trace_sample_ratio=SAMPLED,
+        jwt_skew_s=DEFAULT_SKEW_S,
     )
     log_file = home / "gateway.log"
     try:
@@ -173,7 +193,7 @@ def _start(
     arguments = child.Arguments("gateway-0", config_read, ready_write, theirs.fileno(), os.getpid())
     with log_file.open("wb") as log, cores.on(cores.measured()):
         process = subprocess.Popen(
-            [sys.executable, "-m", "freehold.compose", *arguments.words()],
+            [sys.executable, "-m", "freehold.process", *arguments.words()],
             pass_fds=(config_read, ready_write, theirs.fileno(), listener.fileno()),
             stdin=subprocess.DEVNULL,
             stderr=log,

@@ -9,6 +9,7 @@ from typing import Any
 from freehold.gateway.bounds import GatewayLimits
 from freehold.gateway.connection import ClientConnection
 from freehold.gateway.exchange import Exchange
+from freehold.gateway.familiar import Reader
 from freehold.gateway.sweeper import Sweeper
 
 
@@ -48,6 +49,7 @@ class FakeHost:
 
     def __init__(self) -> None:
         self.handler = self
+        self.reader = Reader()
         self.limits = GatewayLimits()
         self.clock = time.monotonic
         self.sweeper = Sweeper()

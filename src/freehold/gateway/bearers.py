@@ -24,6 +24,7 @@ from freehold.control.protocol import GetKeySet
 from freehold.domain.errors import Unavailable
 from freehold.domain.principals import Principal
 from freehold.gateway.exchange import Exchange
+from freehold.gateway.heads import lines_of
 from freehold.gateway.key_sets import KeySets
 from freehold.gateway.resource_metadata import Resources
 from freehold.gateway.targets import Target
@@ -105,6 +106,30 @@ class Bearers:
         known = self._verdicts.get((authorizer.digest, keys.generation, hashlib.sha256(sent).digest()))
         return known[1] if known is not None and self._clock() < known[0] else None
 
+    def at_once(self, target: Target, authorization: bytes) -> Principal | None:
+        """As `check` of a single Authorization header, but None where it would wait or raise."""
+        known = self._known(target, authorization)
+        if known is not None:
+            return known
+        authorizer = target.contract.authorizer
+        keys = None if authorizer is None else self._key_sets.current(authorizer.key_set)
+        if authorizer is None or keys is None:
+            return None
+        # Imported by now: there are keys.
+        from freehold.auth import jwt
+
+        try:
+            token = bearer.from_request([authorization], b"")
+            verified = jwt.verify(token, keys, authorizer, now=self._now().timestamp(), skew_s=self._skew_s)
+        except (TokenRefused, TokenUnreadable, SignatureRefused):
+            return None
+        return self._admit(target, authorizer, keys, verified, authorization)
+
+    def _admit(self, target: Target, authorizer: Authorizer, keys: Keys, verified: Verified, sent: bytes) -> Principal:
+        principal = Principal(target.named.account, "", verified.owner, by_token=True)
+        self._remember((authorizer.digest, keys.generation, hashlib.sha256(sent).digest()), verified, principal)
+        return principal
+
     async def _of_token(self, target: Target, token: bytes, sent: bytes) -> Principal:
         """The bearer of `token`, which was `sent` so. Raises TokenRefused, TokenUnreadable, Unavailable."""
         authorizer = target.contract.authorizer
@@ -114,9 +139,7 @@ class Bearers:
         if keys is None:
             keys = await self._key_sets.get(authorizer.key_set, _question(target))
         keys, verified = await self._verify(target, authorizer, keys, token)
-        principal = Principal(target.named.account, "", verified.owner, by_token=True)
-        self._remember((authorizer.digest, keys.generation, hashlib.sha256(sent).digest()), verified, principal)
-        return principal
+        return self._admit(target, authorizer, keys, verified, sent)
 
     async def _verify(self, target: Target, authorizer: Authorizer, keys: Keys, token: bytes) -> tuple[Keys, Verified]:
         # Imported by now: there are keys.
@@ -153,7 +176,7 @@ class Bearers:
             request_id=exchange.request_id,
         )
         if isinstance(refusal, TokenRefused):
-            exchange.also = [*exchange.also, (b"www-authenticate", self._resources.challenge(target))]
+            exchange.also += lines_of([(b"www-authenticate", self._resources.challenge(target))])
 
 
 def _question(target: Target) -> GetKeySet:

@@ -65,7 +65,7 @@ class GatewayLimits:
     """From one side's Close frame to the end of the connection, and for an agent to close when the client has gone."""
     asks_to_enter: bool = False
     """Whether the warden is asked about each request: it holds sessions' and runtimes' limits, for all workers."""
-    claim_linger_s: float = 0.75
+    claim_linger_s: float = 5.0
     """How long a claim is kept after its last request."""
     claim_timeout_s: float = 4000.0
     """For the warden to answer a claim. Beyond any start timeout: it always answers, and a claim that was granted

@@ -89,19 +89,16 @@ class Cards:
         asked_old = exchange.head.raw_path.endswith(a2a.CARD_PATHS[1])
         fetched: Fetched | None = None
         for path in reversed(a2a.CARD_PATHS) if asked_old else a2a.CARD_PATHS:
-            head = headers.agent_request(
+            head = headers.AgentHead(
                 path,
                 exchange.head.headers,
                 rules=rules_of(contract),
-                allowlist=frozenset(allowed.encode() for allowed in contract.header_allowlist),
+                allowlist=contract.header_allowlist,
                 session_id=claim.key.session_id,
-                request_id=exchange.request_id,
                 port=contract.port,
-                content_length=0,
-                trace=trace.context,
                 method=b"GET",
                 by_token=call.principal.by_token,
-            )
+            ).of(exchange.request_id, 0, trace.context)
             # A card costs little to ask for, and nothing says whether an idle connection is about to be closed.
             connection = await self._claims.connection(claim, fresh=True)
             fetched = await fetch(
@@ -128,7 +125,5 @@ class Cards:
             card, arn.url(self._public_url, target.route.endpoint), port=target.contract.port, path=path
         ):
             body = msgspec.json.encode(card)
-        kept = headers.caller_headers(
-            fetched.head.headers, rules=target.rules, session_id=session_id, trace=trace.context
-        )
+        kept = headers.caller_lines(fetched.head, rules=target.rules, session_id=session_id, trace=trace.context)
         exchange.answer(200, kept, body)

@@ -20,6 +20,7 @@ from freehold.domain.errors import FreeholdError, NotFound, SessionEnded, Unavai
 from freehold.domain.sessions import EndReason, SessionKey
 from freehold.gateway import eager
 from freehold.gateway.bounds import GatewayLimits
+from freehold.gateway.familiar import Reader
 from freehold.gateway.sweeper import NEVER, Sweeper
 from freehold.gateway.upstream import Upstream, attach
 from freehold.warden import protocol
@@ -78,12 +79,12 @@ class LiveClaim:
 class Claims:
     """The table. Make it inside the event loop; it has one there and no locks."""
 
-    def __init__(self, path: str, sweeper: Sweeper, limits: GatewayLimits) -> None:
+    def __init__(self, path: str, sweeper: Sweeper, limits: GatewayLimits, reader: Reader | None = None) -> None:
         self._limits = limits
+        self._reader = reader or Reader()
         self._clock = sweeper.clock
         self._live: dict[SessionKey, LiveClaim] = {}
         self._by_generation: dict[int, LiveClaim] = {}
-        self._lingering: dict[LiveClaim, None] = {}
         self._joining: dict[SessionKey, asyncio.Task[None]] = {}
         self._ended_early: deque[int] = deque(maxlen=MAX_EARLY)
         """Generations that ended before the answer to their claim was acted on."""
@@ -128,9 +129,7 @@ class Claims:
         for _ in range(_MAX_JOINS):
             claim = self._live.get(key)
             if claim is not None:
-                claim.in_flight += 1
-                claim.requests += 1
-                self._lingering.pop(claim, None)
+                self.rejoin(claim)
                 if self._limits.asks_to_enter:
                     try:
                         await self._enter(claim)
@@ -152,6 +151,12 @@ class Claims:
                     raise
         raise Unavailable("The session ended while it was being joined, please retry")
 
+    @staticmethod
+    def rejoin(claim: LiveClaim) -> None:
+        """Hold for one request more what is held already: `claim` has not ended."""
+        claim.in_flight += 1
+        claim.requests += 1
+
     async def bind(self, claim: LiveClaim, agent_session: str) -> None:
         """The agent has begun a session of its own (see protocol.Bind).
 
@@ -165,14 +170,9 @@ class Claims:
 
     async def connection(self, claim: LiveClaim, *, fresh: bool = False) -> Upstream:
         """A connection to the session's agent. Raises NotFound when the session has ended, Unavailable."""
-        while claim.idle and not fresh:
-            found = claim.idle.pop()
-            usable = found.is_usable()
-            if usable and self._clock() - found.idle_since < claim.reusable_for_s:
-                return found
-            if not usable:
-                self._closed_idle(claim, found)
-            found.leave()
+        found = None if fresh else self.idle_connection(claim)
+        if found is not None:
+            return found
         await eager.in_task()
         if claim.ended is not None:
             raise NotFound("The session has ended")
@@ -181,6 +181,18 @@ class Claims:
         if not made:
             raise Unavailable("The session can't be reached")
         return made[0]
+
+    def idle_connection(self, claim: LiveClaim) -> Upstream | None:
+        """A connection to the session's agent that is there already, for whoever takes it."""
+        while claim.idle:
+            found = claim.idle.pop()
+            usable = found.is_usable()
+            if usable and self._clock() - found.idle_since < claim.reusable_for_s:
+                return found
+            if not usable:
+                self._closed_idle(claim, found)
+            found.leave()
+        return None
 
     def keep(self, claim: LiveClaim, connection: Upstream) -> None:
         """Have a connection whose response has ended ready for the next request."""
@@ -202,8 +214,6 @@ class Claims:
     def _left(self, claim: LiveClaim) -> None:
         claim.in_flight -= 1
         claim.idle_since = self._clock()
-        if claim.in_flight == 0 and claim.ended is None:
-            self._lingering[claim] = None
 
     async def _enter(self, claim: LiveClaim) -> None:
         """Raises RetryableConflict, Throttled, NotFound, Unavailable; the request has not joined then."""
@@ -250,7 +260,6 @@ class Claims:
                 return
             self._live[key] = claim
             self._by_generation[reply.generation] = claim
-            self._lingering[claim] = None
             claim.idle.extend(await self._adopt(claim, fds))
         finally:
             del self._joining[key]
@@ -273,7 +282,7 @@ class Claims:
 
     async def _attach(self, claim: LiveClaim, sock: socket.socket) -> Upstream | None:
         try:
-            connection = await attach(sock, partial(self._lost, claim))
+            connection = await attach(sock, partial(self._lost, claim), self._reader.read_response)
         except OSError as error:
             log.warning("gateway.session_socket_dead", generation=claim.generation, error=error.strerror)
             return None
@@ -337,7 +346,6 @@ class Claims:
         if self._live.get(claim.key) is claim:
             del self._live[claim.key]
         self._by_generation.pop(claim.generation, None)
-        self._lingering.pop(claim, None)
         claim.idle.clear()
         for connection in list(claim.connections):
             connection.abort(why)
@@ -347,7 +355,8 @@ class Claims:
             self._drop(claim, why)
 
     def _release_unused(self, now: float) -> None:
-        for claim in [c for c in self._lingering if now - c.idle_since >= self._limits.claim_linger_s]:
+        unused_since = now - self._limits.claim_linger_s
+        for claim in [c for c in self._live.values() if not c.in_flight and c.idle_since <= unused_since]:
             age_s = max(0.0, now - claim.idle_since)
             self._link.notify(protocol.Release(claim.generation, last_activity_age_s=age_s, requests=claim.requests))
             self._drop(claim, "it was released")

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-import uuid
 from collections.abc import Callable, Coroutine
 from enum import Enum, auto
 from http import HTTPStatus
@@ -23,8 +22,10 @@ from freehold.gateway import eager, framing, heads
 from freehold.gateway.bounds import GatewayLimits
 from freehold.gateway.errors import WireError, envelope
 from freehold.gateway.exchange import ClientGone, Exchange, Handler, Relay, Tunnel
-from freehold.gateway.heads import Headers, RequestHead
+from freehold.gateway.familiar import Reader
+from freehold.gateway.heads import RequestHead
 from freehold.gateway.sweeper import NEVER, Sweeper
+from freehold.observe import ids
 
 MAX_PIPELINED_BYTES: Final = 64 * 1024
 """Of requests that wait for the one before them."""
@@ -35,7 +36,9 @@ log = structlog.get_logger(__name__)
 
 _RESET_AT_CLOSE: Final = struct.pack("ii", 1, 0)
 _REFUSALS: Final = {408: "RequestTimeoutException", 503: "ServiceUnavailableException"}
-_PHRASES: Final = {status.value: status.phrase.encode() for status in HTTPStatus}
+_STATUS_LINES: Final = {
+    status.value: b"HTTP/1.1 %d %b\r\n" % (status.value, status.phrase.encode()) for status in HTTPStatus
+}
 
 
 class _State(Enum):
@@ -56,6 +59,7 @@ class Host(Protocol):
     """What the connections of one worker share."""
 
     handler: Handler
+    reader: Reader
     sweeper: Sweeper
     limits: GatewayLimits
     clock: Callable[[], float]
@@ -236,7 +240,7 @@ class ClientConnection(asyncio.Protocol):
         self._scanned = 0
         self._buffer = buffer[end + 4 :]
         try:
-            head = heads.parse_request(buffer[: end + 4])
+            head = self._server.reader.read(buffer[: end + 4])
         except heads.BadHead as error:
             self._refuse(error)
             return False
@@ -252,7 +256,13 @@ class ClientConnection(asyncio.Protocol):
         self._owes_continue = head.expects_continue
         self._body = head.body_framing()
         self.deadline = NEVER
-        self.continue_in(exchange, self._server.handler.handle(exchange))
+        try:
+            coroutine = self._server.handler.handle(exchange)
+        except Exception as error:
+            self._failed(exchange, error)
+            return
+        if coroutine is not None:
+            self.continue_in(exchange, coroutine)
 
     def continue_in(self, exchange: Exchange, coroutine: Coroutine[Any, Any, None]) -> None:
         task = eager.start(self._answer(exchange, coroutine), self._server.loop)
@@ -264,21 +274,26 @@ class ClientConnection(asyncio.Protocol):
             await coroutine
             if self._state is _State.ANSWERING and self._exchange is exchange and self._relay is None:
                 raise RuntimeError("the handler neither answered nor handed over")
-        except (ClientGone, asyncio.CancelledError):
-            if self._exchange is exchange:
-                self.abort()
-        except errors.FreeholdError as error:
-            exchange.answer_error(error)
-        except Exception as error:
-            log.exception(
-                "gateway.request_failed",
-                request_id=exchange.request_id,
-                method=exchange.head.method,
-            )
-            exchange.answer_error(error)
+        except (Exception, asyncio.CancelledError) as error:
+            self._failed(exchange, error)
         finally:
             if self._exchange is exchange:
                 self._task = None
+
+    def _failed(self, exchange: Exchange, error: BaseException) -> None:
+        """What answers `exchange` has raised `error`."""
+        if isinstance(error, ClientGone | asyncio.CancelledError):
+            if self._exchange is exchange:
+                self.abort()
+            return
+        if not isinstance(error, errors.FreeholdError):
+            log.error(
+                "gateway.request_failed",
+                request_id=exchange.request_id,
+                method=exchange.head.method,
+                exc_info=error,
+            )
+        exchange.answer_error(error)
 
     def _refuse(self, error: heads.BadHead) -> None:
         """Answer what is no request, and end the connection."""
@@ -286,11 +301,9 @@ class ClientConnection(asyncio.Protocol):
         answer = envelope(WireError(code, error.status, error.message))
         self._keep_alive = False
         self._exchange = None
-        length = (b"content-length", b"%d" % len(answer.body))
+        lines = heads.lines_of([*answer.headers, (b"content-length", b"%d" % len(answer.body))])
         self._server.refused(code, answer.status)
-        self._transport.write(
-            self._head_bytes(answer.status, [*answer.headers, length], str(uuid.uuid4())) + answer.body
-        )
+        self._transport.write(self._head_bytes(answer.status, lines, ids.request_id()) + answer.body)
         self._linger()
 
     # -- a request's body -----------------------------------------------------------------------------------------
@@ -327,17 +340,22 @@ class ClientConnection(asyncio.Protocol):
         self._body_waiter = self._server.loop.create_future()
         return self._body_waiter
 
+    def peek_body(self, exchange: Exchange) -> bytes | None:
+        """See Exchange.peek_body."""
+        body, buffer = self._body, self._buffer
+        if self._exchange is not exchange or not isinstance(body, framing.Length) or body.left > len(buffer):
+            return None
+        return buffer if body.left == len(buffer) else buffer[: body.left]
+
     def body_at_hand(self, exchange: Exchange) -> bytes | None:
         """See Exchange.body_at_hand."""
-        body = self._body
-        if self._exchange is not exchange or not isinstance(body, framing.Length) or body.left > len(self._buffer):
-            return None
-        buffer = self._buffer
-        used = body.feed(buffer)
-        self._buffer = buffer[used:]
-        exchange.bytes_in += used
-        self._owes_continue = False
-        return buffer[:used]
+        found, body = self.peek_body(exchange), self._body
+        if found is not None and body is not None:
+            used = body.feed(found)
+            self._buffer = self._buffer[used:]
+            exchange.bytes_in += used
+            self._owes_continue = False
+        return found
 
     def pause_body(self) -> None:
         if self._take is not None:
@@ -417,12 +435,12 @@ class ClientConnection(asyncio.Protocol):
     def close_after(self) -> None:
         self._keep_alive = False
 
-    def response_head(self, exchange: Exchange, status: int, headers: Headers) -> bytes:
-        """The bytes of an answer's head. Decides whether the connection can be kept after it."""
+    def response_head(self, exchange: Exchange, status: int, lines: bytes) -> bytes:
+        """An answer's head, of which `lines` are the headers. Decides whether the connection is kept after it."""
         if self._server.draining or (self._body is not None and not self._body.done and not self._can_discard()):
             self._keep_alive = False
         exchange.first_byte_at = self._server.clock()
-        return self._head_bytes(status, headers, exchange.request_id)
+        return self._head_bytes(status, lines, exchange.request_id)
 
     def write(self, exchange: Exchange, data: bytes) -> None:
         if self._exchange is exchange and self._state is _State.ANSWERING:
@@ -467,14 +485,14 @@ class ClientConnection(asyncio.Protocol):
     # -- another protocol -----------------------------------------------------------------------------------------
 
     def switch_protocols(
-        self, exchange: Exchange, headers: Headers, tunnel: Tunnel, receiver: asyncio.Protocol
+        self, exchange: Exchange, headers: heads.Headers, tunnel: Tunnel, receiver: asyncio.Protocol
     ) -> tuple[asyncio.Transport, bytes, asyncio.Protocol]:
         """See Exchange.switch_protocols."""
         if self._exchange is not exchange or self._state is not _State.ANSWERING:
             raise ClientGone
         self._keep_alive = True  # what is said of it here would be of the other protocol
         exchange.first_byte_at = self._server.clock()
-        self._transport.write(self._head_bytes(101, headers, exchange.request_id))
+        self._transport.write(self._head_bytes(101, heads.lines_of(headers), exchange.request_id))
         self._state = _State.SWITCHED
         self._relay = self._tunnel = tunnel
         self._transport.set_protocol(receiver)
@@ -538,13 +556,12 @@ class ClientConnection(asyncio.Protocol):
             else:
                 self._transport.pause_reading()
 
-    def _head_bytes(self, status: int, headers: Headers, request_id: str) -> bytes:
-        lines = [b"HTTP/1.1 %d %b\r\n" % (status, _PHRASES.get(status, b""))]
-        lines += [b"%b: %b\r\n" % header for header in headers]
-        lines.append(b"x-amzn-requestid: %b\r\ndate: %b\r\n" % (request_id.encode(), self._server.sweeper.http_date))
+    def _head_bytes(self, status: int, lines: bytes, request_id: str) -> bytes:
+        end = b"\r\n"
         if not self._keep_alive:
-            lines.append(b"connection: close\r\n")
+            end = b"connection: close\r\n\r\n"
         elif self._exchange is not None and self._exchange.head.is_http_1_0:
-            lines.append(b"connection: keep-alive\r\n")
-        lines.append(b"\r\n")
-        return b"".join(lines)
+            end = b"connection: keep-alive\r\n\r\n"
+        first = _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
+        date = self._server.sweeper.http_date
+        return b"".join((first, lines, b"x-amzn-requestid: ", request_id.encode(), b"\r\ndate: ", date, b"\r\n", end))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from freehold.gateway.heads import Headers
+from freehold.gateway.heads import Headers, lines_of
 
 _EXPOSED: Final = (
     b"smithy-protocol,baggage,WWW-Authenticate,Date,Mcp-Session-Id,X-Amzn-Trace-Id,"
@@ -19,11 +19,10 @@ _EXPOSED: Final = (
 _MAX_AGE: Final = b"172800"
 _NAMES: Final = re.compile(rb"[A-Za-z0-9!#$%&'*+.^_`|~-]+(?:[ \t]*,[ \t]*[A-Za-z0-9!#$%&'*+.^_`|~-]+)*")
 
-ANSWER: Final[Headers] = [
-    (b"access-control-allow-origin", b"*"),
-    (b"access-control-expose-headers", _EXPOSED),
-]
-"""Of every answer of a runtime that takes tokens."""
+ANSWER: Final = lines_of(
+    [(b"access-control-allow-origin", b"*"), (b"access-control-expose-headers", _EXPOSED)],
+)
+"""Lines of every answer of a runtime that takes tokens."""
 
 
 def preflight(received: Headers, method: bytes) -> Headers:

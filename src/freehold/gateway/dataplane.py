@@ -7,7 +7,7 @@ path of the data plane is known here; any other goes to control.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from datetime import datetime
 from typing import Any, Final
 
@@ -117,30 +117,35 @@ class DataPlane:
             public_url=public_url,
         )
 
-    async def handle(self, exchange: Exchange, operation: str, runtime: bytes) -> None:
+    def handle(self, exchange: Exchange, operation: str, runtime: bytes) -> Coroutine[Any, Any, None] | None:
         """Answer a request for `operation`; see exchange.Handler."""
         exchange.operation = operation
         method = _METHODS.get(operation)
         if exchange.head.method == "OPTIONS":
-            await self._preflight(exchange, runtime, method or "GET")
-        elif operation == INVOKE and exchange.head.method == "DELETE" and mcp.names_session(exchange.head.headers):
-            await self._terminate(exchange, runtime)
-        elif method is not None and exchange.head.method != method:
-            await self._answers_pages(exchange, runtime)
-            _answer_wrong_method(exchange, method)
-        elif operation == METADATA:
-            await self._metadata(exchange, runtime)
-        elif operation == INVOKE:
-            await self._invocations.handle(exchange, runtime)
-        elif operation == WEB_SOCKET:
-            await self._web_sockets.handle(exchange, runtime)
-        elif operation == STOP:
-            await self._stop(exchange, runtime)
-        elif operation == CARD:
-            await self._cards.handle(exchange, runtime)
-        else:
-            await self._callers.authenticate(exchange)
-            raise UnknownOperation(f"Freehold does not have the operation {operation} yet")
+            return self._preflight(exchange, runtime, method or "GET")
+        if operation == INVOKE and exchange.head.method == "DELETE" and mcp.names_session(exchange.head.headers):
+            return self._terminate(exchange, runtime)
+        if method is not None and exchange.head.method != method:
+            return self._refuse_method(exchange, runtime, method)
+        if operation == METADATA:
+            return self._metadata(exchange, runtime)
+        if operation == INVOKE:
+            return self._invocations.handle(exchange, runtime)
+        if operation == WEB_SOCKET:
+            return self._web_sockets.handle(exchange, runtime)
+        if operation == STOP:
+            return self._stop(exchange, runtime)
+        if operation == CARD:
+            return self._cards.handle(exchange, runtime)
+        return self._unknown(exchange, operation)
+
+    async def _refuse_method(self, exchange: Exchange, runtime: bytes, method: str) -> None:
+        await self._answers_pages(exchange, runtime)
+        _answer_wrong_method(exchange, method)
+
+    async def _unknown(self, exchange: Exchange, operation: str) -> None:
+        await self._callers.authenticate(exchange)
+        raise UnknownOperation(f"Freehold does not have the operation {operation} yet")
 
     async def _answers_pages(self, exchange: Exchange, runtime: bytes) -> bool:
         """Whether pages in browsers may call the runtime: then this answer says so."""

@@ -32,6 +32,15 @@ V = TypeVar("V")
 log = structlog.get_logger(__name__)
 
 
+class Standing:
+    """Whether what was learnt of a runtime after this was asked for still holds. Once it does not, it never will."""
+
+    __slots__ = ("current",)
+
+    def __init__(self) -> None:
+        self.current = True
+
+
 class Directory:
     """A worker's view of control. Also its KeySource. Make it inside the event loop."""
 
@@ -51,6 +60,7 @@ class Directory:
         self._routes: OrderedDict[tuple[str, str, str], protocol.EndpointRoute] = OrderedDict()
         self._contracts: OrderedDict[tuple[str, str, int], protocol.Contract] = OrderedDict()
         self.key_sets: Final = KeySets(self._ask)
+        self._standings: OrderedDict[str, Standing] = OrderedDict()
         self._members: Members | None = None
         self._link = ipc.Link(path, protocol.REPLIES, handler=self._told, on_connect=self._greet)
 
@@ -85,6 +95,16 @@ class Directory:
         _remember(self._keys, access_key_id, key)
         return key
 
+    def standing(self, runtime_id: str) -> Standing:
+        """To be had before what it is about is asked for."""
+        found = self._standings.get(runtime_id)
+        if found is None:
+            found = self._standings[runtime_id] = Standing()
+            if len(self._standings) > MAX_REMEMBERED:
+                # Whoever has it would not hear of a change any more.
+                self._standings.popitem(last=False)[1].current = False
+        return found
+
     async def route(self, account: str, runtime_id: str, qualifier: str) -> protocol.EndpointRoute:
         """Which version an endpoint serves. Raises NotFound, Unavailable."""
         wanted = (account, runtime_id, qualifier)
@@ -116,6 +136,9 @@ class Directory:
         self._routes.clear()
         self._contracts.clear()
         self.key_sets.doubt()
+        for standing in self._standings.values():
+            standing.current = False
+        self._standings.clear()
         try:
             welcome, fds = await peer.call(protocol.Hello(self._worker), timeout_s=_HELLO_TIMEOUT_S)
         except TimeoutError:
@@ -143,6 +166,8 @@ class Directory:
         self.key_sets.forget(message.key_sets)
         changed = set(message.runtime_ids)
         if changed:
+            for runtime_id in changed & self._standings.keys():
+                self._standings.pop(runtime_id).current = False
             for wanted in [w for w in self._routes if w[1] in changed]:
                 del self._routes[wanted]
             for version in [w for w in self._contracts if w[1] in changed]:

@@ -13,7 +13,7 @@ from typing import Any, Final, Protocol
 
 from freehold.gateway import eager, framing
 from freehold.gateway.errors import Answer, WireError, envelope, to_wire
-from freehold.gateway.heads import Headers, RequestHead
+from freehold.gateway.heads import Headers, RequestHead, lines_of
 from freehold.observe import ids
 from freehold.observe.tracing import Trace
 
@@ -35,10 +35,10 @@ class ClientGone(Exception):
 class Handler(Protocol):
     """Who answers requests."""
 
-    def handle(self, exchange: Exchange) -> Coroutine[Any, Any, None]:
-        """Answer, or hand over to something that will. Errors it raises become the answer.
+    def handle(self, exchange: Exchange) -> Coroutine[Any, Any, None] | None:
+        """Answer, or hand over to something that will, or return what is going to. Errors of all of it are told.
 
-        Started by `eager.start`, so it awaits `eager.in_task()` before it really waits.
+        What is returned is started by `eager.start`, so it awaits `eager.in_task()` before it really waits.
         """
         ...
 
@@ -84,12 +84,16 @@ class Line(Protocol):
         """See Exchange.body_at_hand."""
         ...
 
+    def peek_body(self, exchange: Exchange) -> bytes | None:
+        """See Exchange.peek_body."""
+        ...
+
     def pause_body(self) -> None: ...
 
     def resume_body(self) -> None: ...
 
-    def response_head(self, exchange: Exchange, status: int, headers: Headers) -> bytes:
-        """The bytes of an answer's head. Decides whether the connection can be kept after it."""
+    def response_head(self, exchange: Exchange, status: int, lines: bytes) -> bytes:
+        """An answer's head, of which `lines` are the headers. Decides whether the connection is kept after it."""
         ...
 
     def close_after(self) -> None:
@@ -157,8 +161,8 @@ class Exchange:
         self.request_id = ids.request_id()
         self.render_error: Callable[[WireError], Answer] = envelope
         """How this exchange's caller is told of failures."""
-        self.also: Headers = []
-        """Headers of the answer, whatever it is."""
+        self.also = b""
+        """Header lines of the answer, whatever it is."""
         self.response_started = False
         self.status = 0
         # What is told of the exchange once it has ended (`observer`). Of the caller and of what was asked for only
@@ -213,6 +217,13 @@ class Exchange:
         """The whole body, if all of it came with its head and is not chunked; it is taken then."""
         return self._connection.body_at_hand(self)
 
+    def peek_body(self) -> bytes | None:
+        """As body_at_hand, but not taken: `take_peeked` does that."""
+        return self._connection.peek_body(self)
+
+    def take_peeked(self) -> None:
+        self._connection.body_at_hand(self)
+
     async def pass_body(self, take: Callable[[bytes], None]) -> None:
         """As read_body, but with the framing, as the bytes came."""
         waiting = self._connection.read_body(self, lambda _framing, raw: take(raw), wants_content=False)
@@ -228,9 +239,10 @@ class Exchange:
 
     # -- the answer -----------------------------------------------------------------------------------------------
 
-    def answer(self, status: int, headers: Headers, body: bytes) -> None:
-        """Give the whole answer."""
-        self._start(status, [*headers, (b"content-length", b"%d" % len(body))])
+    def answer(self, status: int, headers: Headers | bytes, body: bytes) -> None:
+        """Give the whole answer. `headers` may be lines that are ready to be written."""
+        lines = headers if isinstance(headers, bytes) else lines_of(headers)
+        self._start(status, lines + b"content-length: %d\r\n" % len(body))
         self._send(b"" if self.head.method == "HEAD" else body)
         self._connection.answered(self)
 
@@ -243,26 +255,30 @@ class Exchange:
         answer = self.render_error(self.error)
         self.answer(answer.status, list(answer.headers), answer.body)
 
-    def start_relay(self, status: int, headers: Headers, body: framing.Framing) -> None:
-        """Begin an answer whose body follows in `relay_body`, framed by `body`. Nothing is sent before that."""
-        lines = list(headers)
-        self.is_stream = not isinstance(body, framing.Length)
+    def start_relay(self, status: int, headers: Headers | bytes, body: framing.Framing) -> None:
+        """Begin an answer whose body follows in `relay_body`, framed by `body`. Nothing is sent before that.
+
+        `headers` may be lines that are ready to be written.
+        """
+        lines = headers if isinstance(headers, bytes) else lines_of(headers)
         if isinstance(body, framing.Length):
-            lines.append((b"content-length", b"%d" % body.left))
-        elif self.head.is_http_1_0:
-            self._connection.close_after()
-            self.ends_with_connection = True
-            if isinstance(body, framing.Chunked):
-                self._content_only = True
-                body.content = []
+            lines += b"content-length: %d\r\n" % body.left
         else:
-            lines.append((b"transfer-encoding", b"chunked"))
-            self._chunks_out = isinstance(body, framing.UntilClose)
+            self.is_stream = True
+            if self.head.is_http_1_0:
+                self._connection.close_after()
+                self.ends_with_connection = True
+                if isinstance(body, framing.Chunked):
+                    self._content_only = True
+                    body.content = []
+            else:
+                lines += b"transfer-encoding: chunked\r\n"
+                self._chunks_out = isinstance(body, framing.UntilClose)
         self._start(status, lines)
 
     def start_bodiless(self, status: int, headers: Headers) -> None:
         """Begin an answer that has no body, whatever its headers say of one; `end_relay` ends it."""
-        self._start(status, headers)
+        self._start(status, lines_of(headers))
 
     def relay_body(self, raw: bytes, body: framing.Framing) -> None:
         """Pass on what came of the body: nothing, too, since the head has to go out."""
@@ -330,12 +346,10 @@ class Exchange:
         """The tunnel has written all it had to. `whole` says whether it ended as its protocol wants."""
         self._connection.tunnel_ended(self, whole=whole)
 
-    def _start(self, status: int, headers: Headers) -> None:
+    def _start(self, status: int, lines: bytes) -> None:
         self.response_started = True
         self.status = status
-        if self.also:
-            headers = [*headers, *self.also]
-        self._held = self._connection.response_head(self, status, headers)
+        self._held = self._connection.response_head(self, status, lines + self.also)
 
     def _send(self, data: bytes) -> None:
         self.bytes_out += len(data)

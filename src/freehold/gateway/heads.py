@@ -9,7 +9,7 @@ has exactly one reading of where its body ends.
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import Any, Final
 
 import httptools
 
@@ -18,16 +18,22 @@ from freehold.gateway import framing
 MAX_HEAD_BYTES: Final = 64 * 1024
 MAX_HEADERS: Final = 200
 
+MAX_LENGTH_DIGITS: Final = 18
 _LENGTH: Final = re.compile(rb"[0-9]{1,18}")
 _REQUEST_LINE: Final = re.compile(rb"(?!CONNECT )([A-Z][A-Z-]{0,31}) (/[!-\"$-~]*) HTTP/1\.([01])\r\n")
 _STATUS_LINE: Final = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9]{2})(?: [\t -~\x80-\xff]*)?\r\n")
 _OTHER_VERSION: Final = re.compile(rb"[^ \r\n]+ [^ \r\n]+ HTTP/(?!1\.[01]\r\n)[0-9.]+\r\n")
 _HOST: Final = re.compile(rb"[A-Za-z0-9._~!$&'()*+;=%:\[\]-]*")
-_OWS: Final = b" \t"
+OWS: Final = b" \t"
 _SPECIAL: Final = frozenset({b"content-length", b"transfer-encoding", b"connection", b"expect", b"host"})
 
 Headers = list[tuple[bytes, bytes]]
 """Names in lower case, values without white space around them, in order."""
+
+
+def lines_of(headers: Headers) -> bytes:
+    """As they are written."""
+    return b"".join([b"%b: %b\r\n" % header for header in headers])
 
 
 class BadHead(Exception):
@@ -47,10 +53,10 @@ class RequestHead:
     """One request's head. `content_length` and `chunked` exclude each other; with neither there is no body."""
 
     __slots__ = (
+        "_headers",
         "chunked",
         "content_length",
         "expects_continue",
-        "headers",
         "is_http_1_0",
         "keep_alive",
         "method",
@@ -62,11 +68,26 @@ class RequestHead:
         self.method = method
         self.raw_path, _, self.raw_query = target.partition(b"?")
         self.is_http_1_0 = is_http_1_0
-        self.headers: Headers = []
+        self._headers: Headers | None = None
         self.content_length: int | None = None
         self.chunked = False
         self.keep_alive = not is_http_1_0
         self.expects_continue = False
+
+    @property
+    def headers(self) -> Headers:
+        """Of most requests nobody asks for all."""
+        found = self._headers
+        if found is None:
+            found = self._headers = self._read_headers()
+        return found
+
+    @headers.setter
+    def headers(self, headers: Headers) -> None:
+        self._headers = headers
+
+    def _read_headers(self) -> Headers:
+        return []
 
     def body_framing(self) -> framing.Framing:
         """A new reader of this request's body."""
@@ -78,13 +99,24 @@ class RequestHead:
 class ResponseHead:
     """One response's head. `framing` reads its body."""
 
-    __slots__ = ("framing", "headers", "keep_alive", "status")
+    __slots__ = ("framing", "headers", "keep_alive", "kept", "status")
 
-    def __init__(self, status: int, headers: Headers, body: framing.Framing, *, keep_alive: bool) -> None:
+    def __init__(
+        self,
+        status: int,
+        headers: Headers,
+        body: framing.Framing,
+        *,
+        keep_alive: bool,
+        kept: dict[object, Any] | None = None,
+    ) -> None:
         self.status = status
         self.headers = headers
+        """Not to be changed: the next response may have the same."""
         self.framing = body
         self.keep_alive = keep_alive
+        self.kept: dict[object, Any] = {} if kept is None else kept
+        """What was made of such headers, by whoever makes it: the same for every response that has them."""
 
 
 class _Collector:
@@ -95,7 +127,7 @@ class _Collector:
 
     def on_header(self, name: bytes, value: bytes) -> None:
         # llhttp leaves white space at the end of values.
-        self.headers.append((name.lower(), value.rstrip(_OWS)))
+        self.headers.append((name.lower(), value.rstrip(OWS)))
 
 
 def parse_request(data: bytes) -> RequestHead:
@@ -161,7 +193,7 @@ def _read_special(head: RequestHead) -> None:
 
 
 def _tokens(value: bytes) -> set[bytes]:
-    return {token.strip(_OWS) for token in value.lower().split(b",")}
+    return {token.strip(OWS) for token in value.lower().split(b",")}
 
 
 def parse_response(data: bytes, *, request_method: str, may_switch: bool = False) -> ResponseHead:

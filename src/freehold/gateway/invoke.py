@@ -12,19 +12,22 @@ from typing import Any, Final
 
 from freehold.domain.errors import FreeholdError, NotFound, RetryableConflict, SessionEnded
 from freehold.domain.sessions import SessionKey
-from freehold.gateway import eager, headers, mcp_sessions
-from freehold.gateway.bodies import Streamed
+from freehold.gateway import cors, eager, mcp_sessions
+from freehold.gateway.bodies import AtHand, Streamed
 from freehold.gateway.bounds import GatewayLimits
 from freehold.gateway.callers import Call, Callers
 from freehold.gateway.claims import Claims, LiveClaim
 from freehold.gateway.contracts import json_rpc
+from freehold.gateway.contracts.base import Rules
 from freehold.gateway.directory import Directory
 from freehold.gateway.exchange import Exchange, new_id
+from freehold.gateway.headers import AgentHead
 from freehold.gateway.heads import ResponseHead
 from freehold.gateway.mcp_sessions import Asked
 from freehold.gateway.members import INVOKE
 from freehold.gateway.messages import Message
 from freehold.gateway.relay import AgentRelay
+from freehold.gateway.seats import Seat, Seats
 from freehold.gateway.sweeper import Sweeper
 from freehold.gateway.targets import Target, rules_of
 from freehold.observe.tracing import Trace, Tracer
@@ -51,9 +54,67 @@ class Invocations:
         self._sweeper = sweeper
         self._limits = limits
         self._tracer = tracer
+        self._seats: Seats | None = None
 
-    async def handle(self, exchange: Exchange, runtime: bytes) -> None:
-        """Answer InvokeAgentRuntime; see exchange.Handler."""
+    def handle(self, exchange: Exchange, runtime: bytes) -> Coroutine[Any, Any, None] | None:
+        """Answer InvokeAgentRuntime; see exchange.Handler. Raises ClientGone."""
+        found = None if self._seats is None else self._seats.find(exchange.head)
+        if found is not None and self._seated(exchange, *found):
+            return None
+        return self._handle(exchange, runtime)
+
+    def _seated(self, exchange: Exchange, seat: Seat, authorization: bytes) -> bool:
+        """Relay a request of a session in use, if nothing has to be waited for; otherwise nothing is done.
+
+        Raises ClientGone.
+        """
+        head, body, claim = exchange.head, exchange.peek_body(), seat.claim
+        if body is None or len(body) > self._limits.max_payload_bytes or claim.ended is not None:
+            return False
+        principal = self._callers.recognise_again(head, body, seat.target, authorization)
+        if principal is None or principal.owner != seat.key.owner:
+            return False
+        connection = self._claims.idle_connection(claim)
+        if connection is None:
+            return False
+        exchange.take_peeked()
+        self._claims.rejoin(claim)
+        exchange.account = principal.account
+        if principal.by_token:
+            exchange.also = cors.ANSWER
+        exchange.render_error = seat.rules.render_error
+        exchange.generation = claim.generation
+        note(exchange, seat.target, seat.key.session_id)
+        exchange.trace = trace = self._tracer.begin(head.headers if seat.is_traced else ())
+        relay = AgentRelay(
+            exchange,
+            claims=self._claims,
+            claim=claim,
+            rules=seat.rules,
+            request_head=seat.agent_head.of(exchange.request_id, len(body), trace.context),
+            body=AtHand(body),
+            session_id=seat.session_id,
+            sweeper=self._sweeper,
+            limits=self._limits,
+            trace=trace.context,
+        )
+        relay.begin(connection, retry=self._begin_again)
+        return True
+
+    def _keep_seat(
+        self, exchange: Exchange, call: Call, rules: Rules, key: SessionKey, claim: LiveClaim, agent_head: AgentHead
+    ) -> None:
+        """Have the next request like this one go the short way, if its head says all that decides where it goes."""
+        if self._limits.asks_to_enter or rules.is_json_rpc or rules.has_sessions:
+            return
+        if call.params.get("runtimeSessionId") != key.session_id:
+            return
+        members = self._directory.members
+        if self._seats is None or self._seats.members is not members:
+            self._seats = Seats(members)
+        self._seats.keep(exchange.head, target=call.target, rules=rules, key=key, claim=claim, agent_head=agent_head)
+
+    async def _handle(self, exchange: Exchange, runtime: bytes) -> None:
         trace = self._tracer.begin(exchange.head.headers)
         try:
             call = await self._callers.recognise(
@@ -132,16 +193,13 @@ class Invocations:
                     exchange.render_error = (
                         rules.render_error if message is None else partial(message.render_error, rules)
                     )
-                request_head = headers.agent_request(
+                agent_head = AgentHead(
                     contract.path.encode() if contract.path else rules.target,
                     exchange.head.headers,
                     rules=rules,
-                    allowlist=frozenset(allowed.encode() for allowed in contract.header_allowlist),
+                    allowlist=contract.header_allowlist,
                     session_id=key.session_id,
-                    request_id=exchange.request_id,
                     port=contract.port,
-                    content_length=body.size,
-                    trace=trace.context,
                     added=asked.told_agent(claim.agent_session) if rules.has_sessions else None,
                     by_token=call.principal.by_token,
                 )
@@ -159,7 +217,7 @@ class Invocations:
                 claims=self._claims,
                 claim=claim,
                 rules=rules,
-                request_head=request_head,
+                request_head=agent_head.of(exchange.request_id, body.size, trace.context),
                 body=body,
                 session_id=key.session_id.encode(),
                 sweeper=self._sweeper,
@@ -167,7 +225,8 @@ class Invocations:
                 trace=trace.context,
                 admit=partial(self._admit, claim) if asked.opens and claim.agent_session is None else None,
             )
-            relay.begin(connection, on_undelivered=partial(self._begin_again, exchange, relay, claim))
+            relay.begin(connection, retry=self._begin_again)
+            self._keep_seat(exchange, call, rules, key, claim, agent_head)
             return relay
         raise RetryableConflict("Session operation in progress, please retry")
 
@@ -176,20 +235,20 @@ class Invocations:
         made = mcp_sessions.made_by(head)
         return None if made is None else self._claims.bind(claim, made)
 
-    def _begin_again(self, exchange: Exchange, relay: AgentRelay, claim: LiveClaim) -> None:
+    def _begin_again(self, relay: AgentRelay) -> None:
         async def begin() -> None:
             await eager.in_task()
             try:
-                connection = await self._claims.connection(claim, fresh=True)
+                connection = await self._claims.connection(relay.claim, fresh=True)
             except FreeholdError as error:
                 relay.fail(error)
                 return
             if relay.ended:
-                self._claims.keep(claim, connection)
+                self._claims.keep(relay.claim, connection)
             else:
-                relay.begin(connection, on_undelivered=None)
+                relay.begin(connection, retry=None)
 
-        exchange.continue_in(begin())
+        relay.exchange.continue_in(begin())
 
 
 def session_key(call: Call, session_id: str) -> SessionKey:

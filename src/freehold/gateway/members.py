@@ -6,7 +6,7 @@ the model, and a session id to the form that the service documents beside it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 from urllib.parse import unquote_to_bytes
 
@@ -53,6 +53,23 @@ class Members:
             for member in self._service.shapes[operation.input].members.values()
             if member.location == "header"
         )
+
+    @property
+    def headers(self) -> frozenset[bytes]:
+        """Names (lower case) of the headers that hold any of the parameters."""
+        return self._headers
+
+    def bounds(self, names: Iterable[bytes]) -> dict[bytes, int]:
+        """Of `names`, those of parameters of which only a length is asked: the most that it may be."""
+        found: dict[bytes, int] = {}
+        for operation in self._operations.values():
+            for member in self._service.shapes[operation.input].members.values():
+                shape = self._service.shapes[member.shape]
+                is_free = shape.type == "string" and shape.pattern is None and not shape.enum and not shape.min
+                if member.location == "header" and is_free and shape.max is not None:
+                    name = member.wire_name.encode()
+                    found[name] = min(int(shape.max), found.get(name, int(shape.max)))
+        return {name: found[name] for name in names if name in found}
 
     def read(
         self, operation: str, runtime: bytes, raw_query: bytes, received: Headers, body: bytes | None = None

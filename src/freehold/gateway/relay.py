@@ -44,21 +44,21 @@ class AgentRelay:
         "_answer_by",
         "_body",
         "_body_bytes",
-        "_claim",
         "_claims",
         "_connection",
         "_ended",
-        "_exchange",
         "_head",
         "_keepalive",
         "_limits",
-        "_on_undelivered",
         "_relaying",
         "_request_head",
+        "_retry",
         "_rules",
         "_session_id",
         "_sweeper",
         "_trace",
+        "claim",
+        "exchange",
     )
 
     def __init__(
@@ -77,11 +77,11 @@ class AgentRelay:
         admit: Admit | None = None,
     ) -> None:
         """`admit` is asked of the head of an answer that succeeds, before anything of it reaches the caller."""
-        self._exchange = exchange
+        self.exchange = exchange
         self._admit = admit
         self._trace = trace
         self._claims = claims
-        self._claim = claim
+        self.claim = claim
         self._rules = rules
         self._request_head = request_head
         self._body = body
@@ -96,22 +96,22 @@ class AgentRelay:
         self._head: ResponseHead | None = None
         self._relaying = False
         self._ended = False
-        self._on_undelivered: Callable[[], None] | None = None
+        self._retry: Callable[[AgentRelay], None] | None = None
 
-    def begin(self, connection: Upstream, *, on_undelivered: Callable[[], None] | None) -> None:
+    def begin(self, connection: Upstream, *, retry: Callable[[AgentRelay], None] | None) -> None:
         """Send the request over `connection`.
 
-        `on_undelivered` is called, and the relay is left as it was before, when the connection turns out to have
+        `retry` is called, and the relay is left as it was before, when the connection turns out to have
         been closed before anything of the request reached the agent. Raises ClientGone.
         """
         try:
-            self._exchange.attach(self)
+            self.exchange.attach(self)
         except ClientGone:
             connection.leave()
             self._finish()
             raise
         self._connection = connection
-        self._on_undelivered = on_undelivered if connection.is_reused else None
+        self._retry = retry if connection.is_reused else None
         self._allow(self._limits.first_byte_timeout_s)
         connection.begin(self, "POST")
         body = self._body
@@ -149,8 +149,8 @@ class AgentRelay:
             raise too_large(body.max_bytes)
         connection.write(raw)
         if not connection.may_write:
-            self._exchange.pause_body()
-            self._exchange.set_deadline(self._answer_by)  # it is the agent who keeps us waiting
+            self.exchange.pause_body()
+            self.exchange.set_deadline(self._answer_by)  # it is the agent who keeps us waiting
 
     def body_sent(self) -> None:
         """All of a Streamed body has been passed on."""
@@ -158,7 +158,7 @@ class AgentRelay:
             return
         if self._connection is not None:
             self._connection.request_done = True
-        self._exchange.set_deadline(self._answer_by)
+        self.exchange.set_deadline(self._answer_by)
 
     def body_broke_off(self) -> None:
         """There will be no more of a Streamed body; whoever says so answers the caller."""
@@ -171,7 +171,7 @@ class AgentRelay:
         if connection is None or connection.request_done:
             return
         if isinstance(body, Streamed):
-            self._exchange.resume_body()
+            self.exchange.resume_body()
             return
         assert isinstance(body, Spool)
         try:
@@ -195,7 +195,7 @@ class AgentRelay:
             self._answer(head)
             return
         connection.hold()
-        self._exchange.continue_in(self._answer_after(waiting, head, connection))
+        self.exchange.continue_in(self._answer_after(waiting, head, connection))
 
     async def _answer_after(self, waiting: Coroutine[Any, Any, None], head: ResponseHead, connection: Upstream) -> None:
         try:
@@ -206,28 +206,28 @@ class AgentRelay:
         if not self._ended:
             self._answer(head)
             connection.release()
-            self.client_writable(self._exchange.client_takes)
+            self.client_writable(self.exchange.client_takes)
 
     def _answer(self, head: ResponseHead) -> None:
         self._head = head
-        kept = headers.caller_headers(head.headers, rules=self._rules, session_id=self._session_id, trace=self._trace)
+        kept = headers.caller_lines(head, rules=self._rules, session_id=self._session_id, trace=self._trace)
         self._relaying = True
         body = head.framing
         if not isinstance(body, Length):
             self._allow(self._limits.stream_timeout_s)
         if isinstance(body, Chunked):
             body.max_chunk_bytes = self._limits.max_chunk_bytes
-        self._exchange.start_relay(head.status, kept, body)
+        self.exchange.start_relay(head.status, kept, body)
         if self._limits.sse_keepalive_s and keepalive.is_possible(head):
-            self._keepalive = keepalive.Keepalive(self._exchange, body, self._sweeper, self._limits.sse_keepalive_s)
-        if not self._exchange.client_takes and self._connection is not None:
+            self._keepalive = keepalive.Keepalive(self.exchange, body, self._sweeper, self._limits.sse_keepalive_s)
+        if not self.exchange.client_takes and self._connection is not None:
             self._connection.pause_reading()
 
     def response_body(self, raw: bytes) -> None:
         if self._head is not None and not self._ended:
             if self._keepalive is not None:
                 self._keepalive.follow(raw)
-            self._exchange.relay_body(raw, self._head.framing)
+            self.exchange.relay_body(raw, self._head.framing)
 
     def response_end(self) -> None:
         if self._ended:
@@ -235,21 +235,21 @@ class AgentRelay:
         connection = self._connection
         self._finish()
         if connection is not None:
-            self._claims.keep(self._claim, connection)
-        self._exchange.end_relay()
+            self._claims.keep(self.claim, connection)
+        self.exchange.end_relay()
 
     def response_failed(self, why: str) -> None:
         if self._ended:
             return
-        connection, retry = self._connection, self._on_undelivered
-        if not self._relaying and retry is not None and connection is not None and self._claim.ended is None:
-            self._on_undelivered = None
+        connection, retry = self._connection, self._retry
+        if not self._relaying and retry is not None and connection is not None and self.claim.ended is None:
+            self._retry = None
             if connection.was_request_undelivered():
                 self._connection = None
-                retry()
+                retry(self)
                 return
-        if self._claim.ended is not None:
-            why = self._claim.ended
+        if self.claim.ended is not None:
+            why = self.claim.ended
         self._fail(AgentFailed(f"The runtime broke off before it had answered: {why}."))
 
     # -- Relay: the caller's side ---------------------------------------------------------------------------------
@@ -260,7 +260,7 @@ class AgentRelay:
         connection = self._connection
         if self._limits.runs_on and connection is not None and connection.request_done and not connection.closed:
             self._end()
-            RunOn(self._claims, self._claim, connection, self._sweeper, self._answer_by)
+            RunOn(self._claims, self.claim, connection, self._sweeper, self._answer_by)
             return
         self._drop_connection()
         self._finish()
@@ -285,7 +285,7 @@ class AgentRelay:
     def _allow(self, seconds: float) -> None:
         self._allowed_s = seconds
         self._answer_by = self._sweeper.clock() + seconds
-        self._exchange.set_deadline(self._answer_by)
+        self.exchange.set_deadline(self._answer_by)
 
     def fail(self, error: FreeholdError) -> None:
         """Give up for a reason found outside."""
@@ -295,10 +295,10 @@ class AgentRelay:
         if self._ended:
             return
         if not isinstance(error, FreeholdError):
-            log.error("gateway.relay_failed", request_id=self._exchange.request_id, exc_info=error)
+            log.error("gateway.relay_failed", request_id=self.exchange.request_id, exc_info=error)
         self._drop_connection()
         self._finish()
-        self._exchange.answer_error(error)
+        self.exchange.answer_error(error)
 
     def _drop_connection(self) -> None:
         connection, self._connection = self._connection, None
@@ -307,7 +307,7 @@ class AgentRelay:
 
     def _finish(self) -> None:
         self._end()
-        self._claims.leave(self._claim)
+        self._claims.leave(self.claim)
 
     def _end(self) -> None:
         self._ended = True

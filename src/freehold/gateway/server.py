@@ -12,6 +12,7 @@ import structlog
 from freehold.gateway.bounds import GatewayLimits
 from freehold.gateway.connection import ClientConnection
 from freehold.gateway.exchange import Exchange, Handler
+from freehold.gateway.familiar import Reader
 from freehold.gateway.observer import Observer
 from freehold.gateway.sweeper import Sweeper
 
@@ -23,6 +24,7 @@ class Server:
 
     def __init__(self, handler: Handler, sweeper: Sweeper, limits: GatewayLimits, observer: Observer) -> None:
         self.handler = handler
+        self.reader = Reader()
         self._observer = observer
         self.sweeper = sweeper
         self.limits = limits

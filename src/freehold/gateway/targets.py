@@ -6,7 +6,8 @@ is wrong with a name is found here and told by whoever knows the caller: until t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Final
 from urllib.parse import unquote_to_bytes
 
 from freehold.control.protocol import Contract, EndpointRoute
@@ -15,9 +16,14 @@ from freehold.domain.errors import FreeholdError, NotFound, ValidationFailed
 from freehold.domain.runtimes import DEFAULT_ENDPOINT
 from freehold.gateway import contracts
 from freehold.gateway.contracts.base import Rules
-from freehold.gateway.directory import Directory
+from freehold.gateway.directory import Directory, Standing
 from freehold.gateway.errors import UnknownOperation
+from freehold.gateway.familiar import Recent
 from freehold.gateway.members import MAX_ECHOED
+
+MAX_FOUND: Final = 1024
+MAX_FOUND_BYTES: Final = 1024
+"""Of the names of one that is remembered: strangers may ask, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +48,8 @@ class Target:
     route: EndpointRoute
     contract: Contract
     rules: Rules
+    standing: Standing = field(default_factory=Standing)
+    """Whether all that still holds."""
 
 
 class Targets:
@@ -50,19 +58,27 @@ class Targets:
     def __init__(self, directory: Directory, *, region: str) -> None:
         self._directory = directory
         self._region = region
+        self._found: Recent[tuple[bytes, bytes], Target] = Recent(MAX_FOUND)
 
     async def find(self, runtime: bytes, raw_query: bytes) -> Target:
         """The target that a path's runtime (percent-encoded) and a query name.
 
         Raises NotFound, ValidationFailed, UnknownOperation, Unavailable.
         """
+        found = self._found.get((runtime, raw_query))
+        if found is not None and found.standing.current:
+            return found
         named = name(runtime, raw_query, region=self._region)
+        standing = self._directory.standing(named.runtime_id)
         try:
             route = await self._directory.route(named.account, named.runtime_id, named.qualifier)
             contract = await self._directory.contract(named.account, named.runtime_id, route.version)
         except NotFound:
             raise named.not_found() from None
-        return Target(named, route, contract, rules_of(contract))
+        found = Target(named, route, contract, rules_of(contract), standing)
+        if len(runtime) + len(raw_query) <= MAX_FOUND_BYTES:
+            self._found.put((runtime, raw_query), found)
+        return found
 
     async def spoken(self, runtime: bytes, raw_query: bytes, *, account: str) -> Rules | None:
         """How the named runtime of `account` speaks by default, where the endpoint that is named is not there.

@@ -43,12 +43,24 @@ class Sink(Protocol):
         ...
 
 
+class ReadResponse(Protocol):
+    """See heads.parse_response."""
+
+    def __call__(self, data: bytes, *, request_method: str) -> heads.ResponseHead: ...
+
+
 class Upstream(asyncio.Protocol):
     """One connection. `on_lost` is called once when it is gone."""
 
-    def __init__(self, sock: socket.socket, on_lost: Callable[[Upstream], None]) -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        on_lost: Callable[[Upstream], None],
+        read_response: ReadResponse = heads.parse_response,
+    ) -> None:
         self._sock = sock
         self._on_lost = on_lost
+        self._read_response = read_response
         self._transport: asyncio.Transport = cast("asyncio.Transport", None)
         self._sink: Sink | None = None
         self._head: heads.ResponseHead | None = None
@@ -261,7 +273,11 @@ class Upstream(asyncio.Protocol):
                     raise heads.BadResponse(f"the head is larger than {heads.MAX_HEAD_BYTES} bytes")
                 self._buffer = data
                 return b""
-            head = heads.parse_response(data[: end + 4], request_method=self._method, may_switch=self._may_switch)
+            whole = data[: end + 4]
+            if self._may_switch:
+                head = heads.parse_response(whole, request_method=self._method, may_switch=True)
+            else:
+                head = self._read_response(whole, request_method=self._method)
             data = data[end + 4 :]
             if head.status == 101:
                 self._buffer = data
@@ -310,10 +326,14 @@ class Upstream(asyncio.Protocol):
             sink.response_failed(self._why_closed or why)
 
 
-async def attach(sock: socket.socket, on_lost: Callable[[Upstream], None]) -> Upstream:
+async def attach(
+    sock: socket.socket,
+    on_lost: Callable[[Upstream], None],
+    read_response: ReadResponse = heads.parse_response,
+) -> Upstream:
     """Make a connection of a connected socket, which it then owns. Raises OSError."""
     loop = asyncio.get_running_loop()
-    made = Upstream(sock, on_lost)
+    made = Upstream(sock, on_lost, read_response)
     try:
         sock.setblocking(False)
         if sock.family == socket.AF_UNIX:

@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 import structlog
@@ -26,6 +26,7 @@ from freehold.gateway.claims import Claims
 from freehold.gateway.dataplane import DataPlane
 from freehold.gateway.directory import Directory
 from freehold.gateway.exchange import Exchange
+from freehold.gateway.familiar import Recent
 from freehold.gateway.forward import ControlForwarder
 from freehold.gateway.observer import Observer
 from freehold.gateway.server import Server
@@ -41,6 +42,8 @@ HEALTH_PATH: Final = b"/_freehold/health"
 ACCESS_LOG_DELAY_S: Final = 0.05
 """Lines are written together: a write for each would be felt in every request."""
 _BACKLOG: Final = 1024
+_MAX_ASKED: Final = 1024
+_MAX_ASKED_BYTES: Final = 512
 
 log = structlog.get_logger(__name__)
 
@@ -101,13 +104,19 @@ class _Front:
         self._forwarder = forwarder
         self._directory = directory
         self._claims = claims
+        self._asked: Recent[bytes, tuple[str, bytes]] = Recent(_MAX_ASKED)
+        """What a path asks for."""
 
-    async def handle(self, exchange: Exchange) -> None:
+    def handle(self, exchange: Exchange) -> Coroutine[Any, Any, None] | None:
         path = exchange.head.raw_path
-        asked = dataplane.operation_of(path)
+        asked = self._asked.get(path)
+        if asked is None:
+            asked = dataplane.operation_of(path)
+            if asked is not None and len(path) <= _MAX_ASKED_BYTES:
+                self._asked.put(path, asked)
         if asked is not None:
-            await self._data_plane.handle(exchange, *asked)
-        elif path == LIVE_PATH:
+            return self._data_plane.handle(exchange, *asked)
+        if path == LIVE_PATH:
             exchange.operation = "Live"
             _answer_json(exchange, 200, {"status": "ok"})
         elif path == HEALTH_PATH:
@@ -116,7 +125,8 @@ class _Front:
             healthy = all(parts.values())
             _answer_json(exchange, 200 if healthy else 503, {"status": "ok" if healthy else "unavailable", **parts})
         else:
-            await self._forwarder.handle(exchange)
+            return self._forwarder.handle(exchange)
+        return None
 
 
 def _answer_json(exchange: Exchange, status: int, document: dict[str, str | bool]) -> None:

@@ -300,7 +300,7 @@ def test_a_client_that_went_just_before_its_request_was_sent_leaves_no_claim_and
             limits=GatewayLimits(),
         )
         with pytest.raises(ClientGone):
-            relay.begin(connection, on_undelivered=None)
+            relay.begin(connection, retry=None)
         relay.client_gone()
         assert (claims.left, spools.held_bytes) == (1, 0)
         await asyncio.wait_for(lost.wait(), 5)

@@ -25,7 +25,7 @@ Render = Callable[[WireError, Told, bytes | None], Answer]
 it is not known."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Rules:
     """How one protocol's requests reach the agent, and how its callers are told of failures."""
 

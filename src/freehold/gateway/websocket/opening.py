@@ -13,7 +13,7 @@ import msgspec
 from freehold.control.protocol import Contract
 from freehold.domain.errors import AgentFailed, FreeholdError, NotFound, RetryableConflict, ValidationFailed
 from freehold.domain.sessions import SessionKey
-from freehold.gateway import headers
+from freehold.gateway import headers, heads
 from freehold.gateway.bounds import GatewayLimits
 from freehold.gateway.callers import Call, Callers
 from freehold.gateway.claims import Claims, LiveClaim
@@ -262,10 +262,6 @@ def _agent_request(
         (headers.SESSION_ID, key.session_id.encode()),
         (headers.REQUEST_ID, exchange.request_id.encode()),
         *opening.custom,
-        *trace.context.headers(),
+        *headers.kept_of(exchange.head.headers, rules=rules, allowlist=contract.header_allowlist, by_token=by_token),
     ]
-    lines += [b"%b: %b\r\n" % header for header in told]
-    allowlist = frozenset(allowed.encode() for allowed in contract.header_allowlist)
-    headers.add_passing(lines, exchange.head.headers, rules=rules, allowlist=allowlist, by_token=by_token)
-    lines.append(b"\r\n")
-    return b"".join(lines)
+    return b"".join([*lines, heads.lines_of(told), trace.context.lines, b"\r\n"])

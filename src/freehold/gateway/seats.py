@@ -1,0 +1,130 @@
+"""Seats: what a request of a session in use needs, found by what the request says, as it was found for one before it.
+
+For: `invoke`, which takes a seat instead of going through all that leads to one. Not for who calls: that is found out
+anew for every request. Invariant: a seat is found only by a request that says what the one that made it said, in every
+header that has a say in where it goes or reaches the agent, and only while what was learnt of its target still holds.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from operator import itemgetter
+from typing import Any, Final
+
+from freehold.domain.sessions import SessionKey
+from freehold.gateway.claims import LiveClaim
+from freehold.gateway.contracts.base import Rules
+from freehold.gateway.familiar import FamiliarHead, FirstLine, Recent, Shape
+from freehold.gateway.headers import AgentHead
+from freehold.gateway.heads import RequestHead
+from freehold.gateway.members import Members
+from freehold.gateway.targets import Target
+from freehold.observe import trace_context
+
+MAX_SEATS: Final = 4096
+MAX_SEAT_BYTES: Final = 4096
+"""Of what a request says, for it to get a seat."""
+MAX_NAMES: Final = 512
+MAX_VIEWS: Final = 256
+_QUERY: Final = re.compile(rb"(?:qualifier=[A-Za-z0-9_]*)?")
+"""Queries that say nothing of who calls."""
+_NO_SEATS: Final = frozenset({b"sec-websocket-protocol"})
+"""Headers that may hold other credentials."""
+
+
+class Seat:
+    """A session's. `claim` may have ended."""
+
+    __slots__ = ("agent_head", "claim", "is_traced", "key", "rules", "session_id", "target")
+
+    def __init__(
+        self,
+        target: Target,
+        rules: Rules,
+        key: SessionKey,
+        claim: LiveClaim,
+        agent_head: AgentHead,
+        *,
+        is_traced: bool,
+    ) -> None:
+        self.target = target
+        self.rules = rules
+        self.key = key
+        self.session_id = key.session_id.encode()
+        self.claim = claim
+        self.agent_head = agent_head
+        self.is_traced = is_traced
+        """Whether its requests may tell of a trace."""
+
+
+class _View:
+    """What there is to see in heads of one shape."""
+
+    __slots__ = ("authorization", "bounded", "told")
+
+    def __init__(self, shape: Shape, names: frozenset[bytes], bounds: Mapping[bytes, int]) -> None:
+        places = {name: at for at, name in enumerate(shape.names)}
+        self.authorization = -1 if places.keys() & _NO_SEATS else places.get(b"authorization", -1)
+        self.bounded = tuple((places[name], most) for name, most in bounds.items() if name in places)
+        """Where values are that say nothing as long as they are no longer than this."""
+        told = [at for name, at in places.items() if name in names]
+        self.told: Callable[[list[bytes]], Any] | None = itemgetter(*told) if told else None
+
+
+class Seats:
+    """The seats of one worker, for requests whose parameters `members` reads."""
+
+    def __init__(self, members: Members) -> None:
+        self.members: Final = members
+        self._bounds = members.bounds(trace_context.NAMES)
+        self._names = members.headers - self._bounds.keys()
+        """Of headers that have a say in where a request goes, or reach the agent."""
+        self._views: dict[Shape, _View] = {}
+        self._seats: Recent[tuple[FirstLine, _View, Any], Seat] = Recent(MAX_SEATS)
+
+    def find(self, head: RequestHead) -> tuple[Seat, bytes] | None:
+        """The seat for a request, if there is one, and the value of its one Authorization header."""
+        if not isinstance(head, FamiliarHead):
+            return None
+        view = self._views.get(head.shape)
+        if view is None or view.told is None:
+            return None
+        values = head.values
+        seat = self._seats.get((head.first, view, view.told(values)))
+        if seat is None or not seat.target.standing.current:
+            return None
+        for at, most in view.bounded:
+            if len(values[at]) > most or not values[at].isascii():
+                return None
+        return seat, values[view.authorization]
+
+    def keep(
+        self,
+        head: RequestHead,
+        *,
+        target: Target,
+        rules: Rules,
+        key: SessionKey,
+        claim: LiveClaim,
+        agent_head: AgentHead,
+    ) -> None:
+        """Have a seat for requests that say what this one says, which has gone all the way."""
+        if not isinstance(head, FamiliarHead) or not _QUERY.fullmatch(head.raw_query):
+            return
+        if not agent_head.kept <= self._names:
+            if b"authorization" in agent_head.kept or len(self._names | agent_head.kept) > MAX_NAMES:
+                return
+            self._names |= agent_head.kept
+            self._views.clear()
+        view = self._views.get(head.shape)
+        if view is None:
+            if len(self._views) >= MAX_VIEWS:
+                self._views.clear()
+            view = self._views[head.shape] = _View(head.shape, self._names, self._bounds)
+        if view.told is None or view.authorization < 0:
+            return
+        told = view.told(head.values)
+        if len(told if isinstance(told, bytes) else b"".join(told)) <= MAX_SEAT_BYTES:
+            seat = Seat(target, rules, key, claim, agent_head, is_traced=bool(view.bounded))
+            self._seats.put((head.first, view, told), seat)
