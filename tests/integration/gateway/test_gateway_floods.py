@@ -26,7 +26,7 @@ LIMITS = GatewayLimits(
     spool_unknown_bytes_per_source=16 * MB,
     spool_unknown_bytes_total=24 * MB,
     memory_spool_bytes_total=4 * MB,
-    body_grace_s=0.3,
+    body_grace_s=1.0,
     linger_timeout_s=0.2,
 )
 WRONG = AccessKey(KEY.access_key_id, KEY.account, "wrong")
@@ -82,7 +82,7 @@ def test_callers_are_served_while_two_hundred_strangers_send_what_nobody_wants(s
         assert set(large) <= {200, 429}
         assert large.count(200) >= 0.8 * len(large), large
         assert most <= LIMITS.spool_unknown_bytes_total
-        assert set(wrong.answers) <= {403, 429}
+        assert set(wrong.answers) <= {403, 408, 429}
         assert wrong.answers[429]
         assert set(slow.answers) <= {408, 429}
         assert stage.warden.claims, "somebody was served"
