@@ -31,7 +31,11 @@ def main(minutes: float, at_once: int | None, *, reload_every_s: float) -> int:
             config = Path(directory) / "freehold.toml"
             config.write_text(SETTINGS)
             with ephemeral.server("--config", str(config), "--workers", "2") as server:
-                asyncio.run(_soak(server, config, minutes * 60, at_once or 1000, reload_every_s))
+                try:
+                    asyncio.run(_soak(server, config, minutes * 60, at_once or 1000, reload_every_s))
+                except BaseException:
+                    _show_breaks(server.log_file)
+                    raise
     except ephemeral.Interrupted as interrupted:
         return interrupted.status
     except (streams.StreamFailed, calls.CallFailed, ephemeral.ServerFailed, OSError, ExceptionGroup) as problem:
@@ -39,6 +43,13 @@ def main(minutes: float, at_once: int | None, *, reload_every_s: float) -> int:
             print(f"soak: {type(one).__name__}: {one}", file=sys.stderr)
         return 1
     return 0
+
+
+def _show_breaks(log_file: Path) -> None:
+    """What the server said of answers that it broke off itself, and of everything but answers."""
+    for line in log_file.read_text(errors="replace").splitlines():
+        if " request  " not in line or ("broken_off=True" in line and "error=ClientGone" not in line):
+            print(line, file=sys.stderr)
 
 
 def _all(error: BaseException) -> list[BaseException]:

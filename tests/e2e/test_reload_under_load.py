@@ -54,7 +54,7 @@ def workers(server: RunningServer) -> set[int]:
 
 
 def test_workers_are_replaced_under_load_and_no_request_fails_and_no_stream_is_cut(server: RunningServer, arn: str):
-    load = load_on(server, arn, events=15, every_s=0.1)
+    load = load_on(server, arn, events=10, every_s=0.1)
     before = workers(server)
 
     async def main() -> None:
@@ -87,3 +87,31 @@ def test_settings_of_the_gateway_hold_from_the_reload_on(server: RunningServer, 
     reloaded(server, f"{SHORT}max_payload_bytes = 1000\n")
     with pytest.raises(calls.CallFailed, match="larger than the maximum of 1000 bytes"):
         load.caller.call(load.caller.connection(), "POST", path, body, headers)
+
+
+def test_agents_that_die_and_clients_that_leave_disturb_no_other_stream(server: RunningServer, arn: str):
+    """The short form of `./dev soak --streams`."""
+    load = load_on(server, arn, events=10, every_s=0.05, leave=0.3)
+    load.may_be_cut = True
+
+    async def main() -> None:
+        load.until = time.monotonic() + 60
+        async with asyncio.TaskGroup() as group:
+            group.create_task(load.streams(40))
+            group.create_task(load.dying(every_s=1.0))
+            while load.tally["deaths"] < 2 or load.tally["whole"] < 40 or not load.tally["cut"]:
+                await asyncio.sleep(0.05)
+            load.until = 0
+
+    asyncio.run(main())
+    assert load.tally["left"] > 0
+    wait_until(lambda: not in_flight(server), "no request is under way")
+
+
+def in_flight(server: RunningServer) -> int:
+    caller = load_on(server, "").caller
+    path = "/_freehold/metrics"
+    told = caller.call(caller.connection(), "GET", path, b"", caller.signed("GET", path)).decode()
+    found = [line for line in told.splitlines() if "active_streaming_connections" in line and not line.startswith("#")]
+    assert found, told[:2000]
+    return int(sum(float(line.rpartition(" ")[2]) for line in found))
