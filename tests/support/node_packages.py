@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import fcntl
 import functools
+import json
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -34,6 +36,41 @@ def modules() -> Path:
             assert done.returncode == 0, f"npm ci failed:\n{done.stdout}{done.stderr}"
             _STAMP.write_bytes(wanted)
     return MODULES
+
+
+_UNUSED = re.compile(r"\.map$|\.d\.[cm]?ts$|\.md$|/dist/cjs/|^node_modules/zod/src/")
+"""Of packages' files: what no program on ES modules reads."""
+
+
+@functools.cache
+def bundle_of(name: str) -> dict[str, bytes]:
+    """The files of an installed package and of all that it requires, as `node_modules` of a bundle."""
+    files: dict[str, bytes] = {}
+    waiting, seen = [modules() / name], set[Path]()
+    while waiting:
+        package = waiting.pop()
+        if package in seen:
+            continue
+        seen.add(package)
+        for path in package.rglob("*"):
+            relative = path.relative_to(ROOT).as_posix()
+            if (
+                path.is_file()
+                and "node_modules" not in path.relative_to(package).parts
+                and not _UNUSED.search(relative)
+            ):
+                files[relative] = path.read_bytes()
+        for wanted in json.loads((package / "package.json").read_bytes()).get("dependencies", {}):
+            waiting.append(_installed(wanted, package))
+    return files
+
+
+def _installed(name: str, wanted_by: Path) -> Path:
+    """Where Node.js finds a package that another one requires."""
+    for directory in (wanted_by, *wanted_by.parents):
+        if (directory / "node_modules" / name / "package.json").is_file():
+            return directory / "node_modules" / name
+    raise AssertionError(f"{wanted_by} lacks {name}")
 
 
 def environment() -> dict[str, str]:
