@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
-import subprocess
-import sys
 import uuid
+from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,6 @@ from running_server import ONE_WORKER, ROLE, RunningServer, agent, wait_until
 from freehold.control.operations import OPERATIONS
 
 pytestmark = [pytest.mark.slow, ONE_WORKER]
-AWS = Path(sys.executable).with_name("aws")
 POLICY = json.dumps(
     {
         "Version": "2012-10-17",
@@ -27,11 +28,13 @@ POLICY = json.dumps(
 
 
 class Cli:
-    """The AWS CLI, pointed at a server; remembers which operations it has called."""
+    """The AWS CLI, pointed at a server; remembers which operations it has called.
 
-    def __init__(self, server: RunningServer, home: Path) -> None:
-        self._environment = {"PATH": os.environ["PATH"], "HOME": str(home), **server.exported}
-        self._home = home
+    Run in this process, because it is called often and slow to start. `test_aws_cli` runs the command itself.
+    """
+
+    def __init__(self, main: Callable[[list[str]], int]) -> None:
+        self._main = main
         self.called: set[str] = set()
 
     def __call__(self, operation: str, **options: Any) -> Any:
@@ -40,20 +43,32 @@ class Cli:
         for name, value in options.items():
             words = [value] if isinstance(value, str) else [json.dumps(value)]
             arguments += [f"--{name.replace('_', '-')}", *words]
-        done = subprocess.run(
-            [AWS, "bedrock-agentcore-control", botocore.xform_name(operation, "-"), *arguments],
-            env=self._environment,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            cwd=self._home,
-        )
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout or "{}")
+        said, complained = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(complained):
+            status = self._main(["bedrock-agentcore-control", botocore.xform_name(operation, "-"), *arguments])
+        assert status == 0, complained.getvalue()
+        return json.loads(said.getvalue() or "{}")
 
 
-def test_every_operation_by_the_aws_cli(server: RunningServer, tmp_path: Path):
-    aws, name = Cli(server, tmp_path), f"all_{uuid.uuid4().hex[:8]}"
+@pytest.fixture
+def aws(server: RunningServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
+    for name in os.environ:
+        if name.startswith("AWS_"):
+            monkeypatch.delenv(name)
+    for name, value in {"HOME": str(tmp_path), **server.exported}.items():
+        monkeypatch.setenv(name, value)
+    # awscli sets this when it is imported, for the whole process: here it is taken back.
+    spec = find_spec("awscli")
+    assert spec is not None
+    assert spec.origin is not None
+    monkeypatch.setenv("AWS_DATA_PATH", str(Path(spec.origin).with_name("data")))
+    from awscli.clidriver import create_clidriver
+
+    return Cli(lambda arguments: create_clidriver().main(arguments))
+
+
+def test_every_operation_by_the_aws_cli(server: RunningServer, aws: Cli):
+    name = f"all_{uuid.uuid4().hex[:8]}"
     code: dict[str, Any] = {
         "agent_runtime_artifact": server.artifact(agent("probe")),
         "role_arn": ROLE,
