@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import struct
 import zlib
 from dataclasses import dataclass
@@ -25,9 +26,30 @@ class Item:
     local_name: bytes | None = None
     at: int | None = None
     """Where the directory says that the local header is."""
+    deflated: bytes | None = None
+    """The data as it stands in the zip, when that is known already."""
+
+
+def zeros(name: bytes, mebibytes: int, **told: int) -> Item:
+    """An entry of nothing but zeros."""
+    deflated, crc = _zeros(mebibytes)
+    return Item(name, deflated=deflated, **{"crc": crc, "size": mebibytes << 20, **told})
+
+
+@functools.cache
+def _zeros(mebibytes: int) -> tuple[bytes, int]:
+    """One mebibyte deflated once, and that over and over; and its checksum."""
+    one, deflater = bytes(1 << 20), zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+    piece = deflater.compress(one) + deflater.flush(zlib.Z_FULL_FLUSH)
+    crc = 0
+    for _ in range(mebibytes):
+        crc = zlib.crc32(one, crc)
+    return piece * mebibytes + deflater.flush(), crc
 
 
 def packed(item: Item) -> bytes:
+    if item.deflated is not None:
+        return item.deflated
     if item.method != 8:
         return item.data
     deflater = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
