@@ -40,11 +40,13 @@ def session_id() -> str:
 
 
 def wait_until(condition: Callable[[], Any], what: str, limit_s: float = 20) -> Any:
-    """Poll until `condition` holds; what it returned."""
+    """Poll until `condition` holds; what it returned. Less and less often: to ask costs what is waited for its time."""
     deadline = time.monotonic() + limit_s
+    pause_s = 0.01
     while not (found := condition()):
         assert time.monotonic() < deadline, f"not within {limit_s} s: {what}"
-        time.sleep(0.02)
+        time.sleep(pause_s)
+        pause_s = min(pause_s * 1.25, 0.2)
     return found
 
 
