@@ -485,7 +485,7 @@ class ClientConnection(asyncio.Protocol):
     # -- another protocol -----------------------------------------------------------------------------------------
 
     def switch_protocols(
-        self, exchange: Exchange, headers: heads.Headers, tunnel: Tunnel, receiver: asyncio.Protocol
+        self, exchange: Exchange, headers: heads.Headers, tunnel: Tunnel
     ) -> tuple[asyncio.Transport, bytes, asyncio.Protocol]:
         """See Exchange.switch_protocols."""
         if self._exchange is not exchange or self._state is not _State.ANSWERING:
@@ -495,7 +495,6 @@ class ClientConnection(asyncio.Protocol):
         self._transport.write(self._head_bytes(101, heads.lines_of(headers), exchange.request_id))
         self._state = _State.SWITCHED
         self._relay = self._tunnel = tunnel
-        self._transport.set_protocol(receiver)
         self._set_reading(True)
         buffer, self._buffer = self._buffer, b""
         if self._server.stopping:

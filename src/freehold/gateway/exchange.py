@@ -113,7 +113,7 @@ class Line(Protocol):
     def abort(self) -> None: ...
 
     def switch_protocols(
-        self, exchange: Exchange, headers: Headers, tunnel: Tunnel, receiver: asyncio.Protocol
+        self, exchange: Exchange, headers: Headers, tunnel: Tunnel
     ) -> tuple[asyncio.Transport, bytes, asyncio.Protocol]:
         """See Exchange.switch_protocols."""
         ...
@@ -324,15 +324,13 @@ class Exchange:
 
     # -- another protocol -----------------------------------------------------------------------------------------
 
-    def switch_protocols(
-        self, headers: Headers, tunnel: Tunnel, receiver: asyncio.Protocol
-    ) -> tuple[asyncio.Transport, bytes, asyncio.Protocol]:
-        """Answer 101. From now on `receiver` gets what the client sends, and `tunnel` hears of the client.
+    def switch_protocols(self, headers: Headers, tunnel: Tunnel) -> tuple[asyncio.Transport, bytes, asyncio.Protocol]:
+        """Answer 101. From now on `tunnel` hears of the client; it sets the transport's protocol before it waits.
 
-        Returns where to write to it, what it has sent already, and who is to hear of the connection what `receiver`
-        hears beside bytes. Raises ClientGone.
+        Returns the transport, what the client has sent already, and the protocol that is to hear of the connection
+        whatever is not bytes. Raises ClientGone.
         """
-        found = self._connection.switch_protocols(self, headers, tunnel, receiver)
+        found = self._connection.switch_protocols(self, headers, tunnel)
         self.response_started = True
         self.status = 101
         self.is_stream = True

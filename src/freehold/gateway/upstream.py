@@ -156,13 +156,10 @@ class Upstream(asyncio.Protocol):
         """What is still to come of the response is for `sink`."""
         self._sink = sink
 
-    def switch(self, receiver: asyncio.Protocol) -> tuple[asyncio.Transport, bytes]:
-        """After a 101: `receiver` gets what comes from now on, and gives what it hears of the connection's end to us.
-
-        Returns where to write, and what has come already.
-        """
+    def switch(self) -> tuple[asyncio.Transport, bytes]:
+        """After a 101: the transport, and what has come already, for somebody who sets the transport's protocol before
+        it waits; and who tells us of the connection's end."""
         self._sink = None
-        self._transport.set_protocol(receiver)
         buffer, self._buffer = self._buffer, b""
         return self._transport, buffer
 

@@ -53,19 +53,20 @@ class FrameFollower:
     """Follows one direction of a connection."""
 
     __slots__ = (
-        "_ahead_s",
-        "_between_messages",
         "_fragmented",
-        "_header_bytes",
         "_held",
         "_left",
         "_mask_bit",
         "_max_payload_bytes",
-        "_next_at",
-        "_pace_s",
+        "_most_header_bytes",
         "_stopped",
+        "ahead_s",
+        "between_messages",
         "close_code",
         "ending",
+        "is_masked",
+        "next_at",
+        "pace_s",
     )
 
     def __init__(
@@ -75,13 +76,16 @@ class FrameFollower:
 
         `max_frames_per_s` is kept to on average; as many as it allows in a second may come at once.
         """
+        self.is_masked = masked
         self._mask_bit = 0x80 if masked else 0
-        self._header_bytes = 6 if masked else 2
+        self._most_header_bytes = 8 if masked else 4
+        """Of a frame that has no more than 65,535 bytes, when its length is not told in the second."""
         self._max_payload_bytes = _UNBOUNDED if max_payload_bytes is None else max_payload_bytes
-        self._pace_s = 0.0 if max_frames_per_s is None else 1.0 / max_frames_per_s
-        self._ahead_s = _BURST_S + self._pace_s / 2
-        """Half a frame more than a whole burst, so that sums of fractions don't decide."""
-        self._next_at = 0.0
+        self.pace_s = 0.0 if max_frames_per_s is None else 1.0 / max_frames_per_s
+        """Between two frames that come evenly; 0 when they are not counted."""
+        self.ahead_s = _BURST_S + self.pace_s / 2
+        """How far `next_at` may be ahead: half a frame more than a burst, so that sums of fractions don't decide."""
+        self.next_at = 0.0
         """When the next frame would be due if all came evenly; ahead of now after a burst."""
         self._held: bytes = b""
         """The beginning of a frame of which too little has come to let it pass."""
@@ -89,7 +93,8 @@ class FrameFollower:
         """Of the payload of the frame that is passing."""
         self._fragmented = False
         """Whether a message has begun whose last frame has not."""
-        self._between_messages = True
+        self.between_messages = True
+        """Whether what has come ends where a message does."""
         self._stopped = False
         self.close_code: int | None = None
         """Of the Close frame that has passed."""
@@ -104,32 +109,24 @@ class FrameFollower:
     def stop(self) -> None:
         """Let nothing pass after the frame that is passing."""
         self._stopped = self.ending = True
-        self._between_messages = False
+        self.between_messages = False
 
     def feed(self, data: bytes, now: float = 0.0) -> bytes:
         """Follow `data`, which came at `now` (seconds); what is to be let through. Raises BadFrame."""
-        if self._between_messages:
-            # One small message that came whole: nearly all that comes.
-            size = len(data)
-            if size > 8 and (data[0] == _WHOLE_TEXT or data[0] == _WHOLE_BINARY):
-                length = data[1] ^ self._mask_bit
-                if length == 126:
-                    length = data[2] << 8 | data[3]
-                    whole = length > MAX_CONTROL_BYTES and length + 2 == size - self._header_bytes
-                else:
-                    whole = length < 126 and length == size - self._header_bytes
-                if whole and length <= self._max_payload_bytes:
-                    if not self._pace_s:
-                        return data
-                    next_at = self._next_at
-                    next_at = (next_at if next_at > now else now) + self._pace_s
-                    if next_at <= now + self._ahead_s:
-                        self._next_at = next_at
-                        return data
+        if (
+            self.between_messages
+            and len(data) > self._most_header_bytes
+            and (data[0] == _WHOLE_TEXT or data[0] == _WHOLE_BINARY)
+            and data[1] == self._mask_bit | 126
+            and MAX_CONTROL_BYTES < (length := data[2] << 8 | data[3]) <= self._max_payload_bytes
+            and length == len(data) - self._most_header_bytes
+            and self._in_time(now)
+        ):
+            return data  # one message that came whole: nearly all that comes, but for small ones (`passing`)
         try:
             return self._follow(data, now)
         finally:
-            self._between_messages = not (self._left or self._held or self._fragmented or self.ending)
+            self.between_messages = not (self._left or self._held or self._fragmented or self.ending)
 
     def _follow(self, data: bytes, now: float) -> bytes:
         if self._held and not self._stopped:
@@ -181,11 +178,8 @@ class FrameFollower:
         at = at + 4 if self._mask_bit else at
         if end < at or (opcode == CLOSE and end < at + length):
             return None
-        if self._pace_s:
-            next_at = max(self._next_at, now) + self._pace_s
-            if next_at > now + self._ahead_s:
-                raise BadFrame(POLICY, f"more than {1 / self._pace_s:g} frames a second")
-            self._next_at = next_at
+        if not self._in_time(now):
+            raise BadFrame(POLICY, f"more than {1 / self.pace_s:g} frames a second")
         if opcode == CLOSE:
             payload = data[at : at + length]
             self.close_code = _close_code(_unmasked(payload, data[key_at:at]) if self._mask_bit else payload)
@@ -194,6 +188,14 @@ class FrameFollower:
             self._fragmented = not data[start] & _FIN
         self._left = length
         return at
+
+    def _in_time(self, now: float) -> bool:
+        """Whether one frame more may come now; it is counted then."""
+        next_at = max(self.next_at, now) + self.pace_s
+        if self.pace_s and next_at > now + self.ahead_s:
+            return False
+        self.next_at = next_at
+        return True
 
     def _opcode(self, first: int) -> int:
         if first & _RESERVED:

@@ -34,6 +34,7 @@ from freehold.gateway.sweeper import NEVER, Sweeper
 from freehold.gateway.upstream import Upstream
 from freehold.gateway.websocket import frames
 from freehold.gateway.websocket.frames import BadFrame, FrameFollower
+from freehold.gateway.websocket.passing import Passage
 
 _SILENCE_S: Final = 60
 _PROBE_S: Final = 15
@@ -67,84 +68,29 @@ def _watch_for_silence(client: socket.socket) -> None:
 
 
 class _FromClient(asyncio.Protocol):
-    """The client's connection, as the event loop sees it: what comes goes to the agent."""
+    """The client's connection, as the event loop sees it. What comes goes to the agent."""
 
-    def __init__(self, tunnel: Tunnel, follower: FrameFollower, clock: Callable[[], float]) -> None:
-        self._tunnel = tunnel
-        self._follower = follower
-        self._feed = follower.feed
-        self._clock = clock
-        self.write: Callable[[bytes], None]
-        """To the agent."""
-        self.line: asyncio.Protocol
-        """Hears everything else of the connection."""
-        self.bytes = 0
-
-    def data_received(self, data: bytes) -> None:
-        try:
-            passed = self._feed(data, self._clock())
-        except BadFrame as bad:
-            if bad.passed:
-                self.bytes += len(bad.passed)
-                self.write(bad.passed)
-            self._tunnel.client_broke_rules(bad)
-            return
-        if passed:
-            self.bytes += len(passed)
-            self.write(passed)
-        if self._follower.ending:
-            self._tunnel.close_frame_passed()
-
-    def eof_received(self) -> bool:
-        return False
-
-    def pause_writing(self) -> None:
-        self.line.pause_writing()
-
-    def resume_writing(self) -> None:
-        self.line.resume_writing()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.line.connection_lost(exc)
+    def __init__(self, passage: Passage, line: asyncio.Protocol) -> None:
+        """`line` hears of the connection everything else."""
+        self.data_received = passage.data_received
+        self.pause_writing = line.pause_writing
+        self.resume_writing = line.resume_writing
+        self.connection_lost = line.connection_lost
 
 
 class _FromAgent(asyncio.Protocol):
-    """The agent's connection, as the event loop sees it: what comes goes to the client."""
+    """The agent's connection, as the event loop sees it. What comes goes to the client."""
 
-    def __init__(self, tunnel: Tunnel, follower: FrameFollower) -> None:
+    def __init__(self, passage: Passage, tunnel: Tunnel) -> None:
+        self.data_received = passage.data_received
+        self.connection_lost = tunnel.agent_lost
         self._tunnel = tunnel
-        self._follower = follower
-        self._feed = follower.feed
-        self.write: Callable[[bytes], None]
-        """To the client."""
-        self.bytes = 0
-
-    def data_received(self, data: bytes) -> None:
-        try:
-            passed = self._feed(data)
-        except BadFrame as bad:
-            if bad.passed:
-                self.bytes += len(bad.passed)
-                self.write(bad.passed)
-            self._tunnel.agent_broke_rules(bad)
-            return
-        if passed:
-            self.bytes += len(passed)
-            self.write(passed)
-        if self._follower.ending:
-            self._tunnel.close_frame_passed()
-
-    def eof_received(self) -> bool:
-        return False
 
     def pause_writing(self) -> None:
         self._tunnel.agent_writable(False)
 
     def resume_writing(self) -> None:
         self._tunnel.agent_writable(True)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._tunnel.agent_lost(exc)
 
 
 class _Leaving(asyncio.Protocol):
@@ -192,8 +138,8 @@ class Tunnel:
             max_frames_per_s=limits.web_socket_frames_per_s,
         )
         self._to_client = FrameFollower(masked=False)
-        self._from_client = _FromClient(self, self._to_agent, sweeper.clock)
-        self._from_agent = _FromAgent(self, self._to_client)
+        self._passages: tuple[Passage, Passage] | None = None
+        """To the agent, and to the client."""
         self._client: asyncio.Transport | None = None
         self._agent: asyncio.Transport | None = None
         """None once it has been told the end, or is lost."""
@@ -205,21 +151,28 @@ class Tunnel:
 
     def begin(self, headers: Headers) -> None:
         """Answer the client's handshake, and relay. Raises ClientGone."""
-        exchange, limits = self._exchange, self._limits
-        self._client, early, self._from_client.line = exchange.switch_protocols(headers, self, self._from_client)
-        _watch_for_silence(self._client.get_extra_info("socket"))
-        self._from_agent.write = self._client.write
-        self._agent, waiting = self._upstream.switch(self._from_agent)
-        self._from_client.write = self._agent.write
-        exchange.set_deadline(self._sweeper.clock() + limits.web_socket_timeout_s)
+        clock = self._sweeper.clock
+        client, early, line = self._exchange.switch_protocols(headers, self)
+        agent, waiting = self._upstream.switch()
+        to_agent = Passage(
+            self._to_agent, agent, clock=clock, refused=self._client_broke_rules, ending=self._close_frame_passed
+        )
+        to_client = Passage(
+            self._to_client, client, clock=clock, refused=self._agent_broke_rules, ending=self._close_frame_passed
+        )
+        self._client, self._agent, self._passages = client, agent, (to_agent, to_client)
+        _watch_for_silence(client.get_extra_info("socket"))
+        client.set_protocol(_FromClient(to_agent, line))
+        agent.set_protocol(_FromAgent(to_client, self))
+        self._exchange.set_deadline(clock() + self._limits.web_socket_timeout_s)
         if waiting:
-            self._from_agent.data_received(waiting)
+            to_client.data_received(waiting)
         if early and not self._ended:
-            self._from_client.data_received(early)
+            to_agent.data_received(early)
 
     # -- what passes ----------------------------------------------------------------------------------------------
 
-    def client_broke_rules(self, bad: BadFrame) -> None:
+    def _client_broke_rules(self, bad: BadFrame) -> None:
         error: FreeholdError
         if bad.code == frames.POLICY:
             error = Throttled(f"The client sent {bad.reason}")
@@ -227,11 +180,11 @@ class Tunnel:
             error = ValidationFailed(f"The client's frame: {bad.reason}", reason="CannotParse")
         self._fail(error, bad.code, bad.reason)
 
-    def agent_broke_rules(self, bad: BadFrame) -> None:
+    def _agent_broke_rules(self, bad: BadFrame) -> None:
         error = AgentFailed(f"The runtime's frame: {bad.reason}")
         self._fail(error, frames.INTERNAL, "the agent sent what is no frame", agent_code=bad.code)
 
-    def close_frame_passed(self) -> None:
+    def _close_frame_passed(self) -> None:
         """A Close frame has passed, or the frame that was waited for has."""
         if self._last_words is not None:
             if self._to_client.at_boundary:
@@ -324,8 +277,8 @@ class Tunnel:
         elif not self._ended:
             # The agent's frame goes on: it is let through to its end, and nothing after it.
             self._last_words = self._close_frame(code, reason)
-            self._to_client.stop()
-            self._to_agent.stop()
+            for passage in self._passages or ():
+                passage.stop()
             self._exchange.set_deadline(self._sweeper.clock() + self._limits.web_socket_close_timeout_s)
             return
         self._leave_agent(agent_code, reason)
@@ -340,8 +293,9 @@ class Tunnel:
         exchange = self._exchange
         if last_words is not None and self._client is not None:
             self._client.write(last_words)
-        exchange.bytes_in += self._from_client.bytes
-        exchange.bytes_out += self._from_agent.bytes
+        if self._passages is not None:
+            exchange.bytes_in += self._passages[0].bytes
+            exchange.bytes_out += self._passages[1].bytes
         said = self._to_client.close_code or self._to_agent.close_code
         exchange.close_code = exchange.close_code or said or 0
         exchange.end_tunnel(whole=said is not None)

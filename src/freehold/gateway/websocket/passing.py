@@ -1,0 +1,129 @@
+"""What the event loop calls with the bytes of an open WebSocket: followed, and written to the other side at once.
+
+For: `tunnel`, twice, once for each direction. Nearly all that comes is one small message that came whole, and for those
+there is a short way: one look at the first two bytes, and one system call past the transport's queue. It is why a
+round trip costs little more than nginx's (`benchmarks/gateway`). Invariant: the short way lets nothing pass that
+FrameFollower would not, and writes nothing while anything written before waits in the transport, or after that closed:
+by then its descriptor may be another connection's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from freehold.gateway.websocket import frames
+from freehold.gateway.websocket.frames import BadFrame, FrameFollower
+
+_SHORT_PAYLOADS: Final = range(1, frames.MAX_CONTROL_BYTES + 1)
+
+
+def _beginnings(header_bytes: int, mask_bit: int) -> tuple[tuple[bytes, ...], ...]:
+    """By how many bytes came: how they begin when they are one whole message of text, or of bytes."""
+    found: list[tuple[bytes, ...]] = [()] * (header_bytes + 1)
+    for length in _SHORT_PAYLOADS:
+        found.append((bytes((0x81, mask_bit | length)), bytes((0x82, mask_bit | length))))
+    return tuple(found)
+
+
+_MASKED: Final = _beginnings(6, 0x80)
+_UNMASKED: Final = _beginnings(2, 0)
+
+
+class Receiver(Protocol):
+    """asyncio.Protocol.data_received"""
+
+    def __call__(self, data: bytes) -> None: ...
+
+
+class Passage:
+    """One direction. `data_received` is for the protocol whose bytes pass."""
+
+    def __init__(
+        self,
+        follower: FrameFollower,
+        destination: asyncio.Transport,
+        *,
+        clock: Callable[[], float],
+        refused: Callable[[BadFrame], None],
+        ending: Callable[[], None],
+    ) -> None:
+        """`refused` is told of a frame that must not pass, `ending` after all that comes while the follower ends."""
+        self._follower = follower
+        self._destination = destination
+        self._clock = clock
+        self._refused = refused
+        self._ending = ending
+        self._long_way_bytes = 0
+        self.data_received, self._short_way_bytes, self._close_short_way = self._short_way()
+
+    @property
+    def bytes(self) -> int:
+        """How many have passed."""
+        return self._long_way_bytes + self._short_way_bytes()
+
+    def stop(self) -> None:
+        """Let nothing pass after the frame that is passing."""
+        self._follower.stop()
+        self._close_short_way()
+
+    def _short_way(self) -> tuple[Receiver, Callable[[], int], Callable[[], None]]:
+        """`data_received`, what counts the bytes that it lets pass the short way, and what closes that."""
+        # Local variables all of them: attributes would be felt.
+        follower, destination, clock, long_way = self._follower, self._destination, self._clock, self._long_way
+        write, descriptor, closing = os.write, destination.get_extra_info("socket").fileno(), destination.is_closing
+        pace_s, ahead_s = follower.pace_s, follower.ahead_s
+        beginnings = _MASKED if follower.is_masked else _UNMASKED
+        enough = len(beginnings)
+        below = passed = 0  # below: how many bytes are few enough for the short way, or 0 while it is closed
+
+        def data_received(data: bytes) -> None:
+            nonlocal below, passed
+            size = len(data)
+            if size >= below or not data.startswith(beginnings[size]) or closing():
+                below = enough if long_way(data) else 0
+                return
+            if pace_s:
+                now = clock()
+                next_at = follower.next_at
+                next_at = (next_at if next_at > now else now) + pace_s
+                if next_at > now + ahead_s:
+                    below = enough if long_way(data) else 0
+                    return
+                follower.next_at = next_at
+            passed += size
+            try:
+                written = write(descriptor, data)
+            except OSError:
+                written = 0  # there is no room, or it is broken: the transport finds out, too
+            if written != size:
+                below = 0
+                destination.write(data[written:])
+
+        def close() -> None:
+            nonlocal below
+            below = 0
+
+        return data_received, lambda: passed, close
+
+    def _long_way(self, data: bytes) -> bool:
+        """Whatever comes; whether the short way is open for what comes next."""
+        follower = self._follower
+        try:
+            passed = follower.feed(data, self._clock())
+        except BadFrame as bad:
+            self._write(bad.passed)
+            self._refused(bad)
+            return False
+        self._write(passed)
+        if follower.ending:
+            self._ending()
+            return False
+        return follower.between_messages and not self._destination.get_write_buffer_size()
+
+    def _write(self, passed: bytes) -> None:
+        if passed:
+            self._long_way_bytes += len(passed)
+            self._destination.write(passed)
