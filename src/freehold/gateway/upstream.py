@@ -163,11 +163,6 @@ class Upstream(asyncio.Protocol):
         buffer, self._buffer = self._buffer, b""
         return self._transport, buffer
 
-    @property
-    def why_closed(self) -> str:
-        """Why this side closed it; empty when the other did."""
-        return self._why_closed
-
     def was_request_undelivered(self) -> bool:
         """Whether the kernel knows that no byte of the last request reached the peer's. Only then may it be sent again.
 

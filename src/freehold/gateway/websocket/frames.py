@@ -28,12 +28,10 @@ INTERNAL: Final = 1011
 
 MAX_CONTROL_BYTES: Final = 125
 _MAX_REASON_BYTES: Final = MAX_CONTROL_BYTES - 2
-_FIN: Final = 0x80
+FIN: Final = 0x80
 _RESERVED: Final = 0x70
 _FIRST_CONTROL: Final = 0x8
 _OPCODES: Final = frozenset({CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG})
-_WHOLE_TEXT: Final = _FIN | TEXT
-_WHOLE_BINARY: Final = _FIN | BINARY
 _BURST_S: Final = 1.0
 _UNBOUNDED: Final = 1 << 63
 
@@ -116,7 +114,7 @@ class FrameFollower:
         if (
             self.between_messages
             and len(data) > self._most_header_bytes
-            and (data[0] == _WHOLE_TEXT or data[0] == _WHOLE_BINARY)
+            and (data[0] == FIN | TEXT or data[0] == FIN | BINARY)
             and data[1] == self._mask_bit | 126
             and MAX_CONTROL_BYTES < (length := data[2] << 8 | data[3]) <= self._max_payload_bytes
             and length == len(data) - self._most_header_bytes
@@ -185,7 +183,7 @@ class FrameFollower:
             self.close_code = _close_code(_unmasked(payload, data[key_at:at]) if self._mask_bit else payload)
             self.ending = True
         elif not is_control:
-            self._fragmented = not data[start] & _FIN
+            self._fragmented = not data[start] & FIN
         self._left = length
         return at
 
@@ -204,7 +202,7 @@ class FrameFollower:
         if opcode not in _OPCODES:
             _refuse("a frame has an opcode that there is not")
         if opcode >= _FIRST_CONTROL:
-            if not first & _FIN:
+            if not first & FIN:
                 _refuse("a control frame is fragmented")
         elif (opcode == CONTINUATION) is not self._fragmented:
             _refuse("a message goes on that has not begun, or begins within another")
@@ -243,5 +241,5 @@ def close_frame(code: int, reason: str, *, mask: bytes | None = None) -> bytes:
     told = reason.encode()[:_MAX_REASON_BYTES].decode(errors="ignore").encode()
     payload = code.to_bytes(2) + told
     if mask is None:
-        return bytes((_FIN | CLOSE, len(payload))) + payload
-    return bytes((_FIN | CLOSE, 0x80 | len(payload))) + mask + _unmasked(payload, mask)
+        return bytes((FIN | CLOSE, len(payload))) + payload
+    return bytes((FIN | CLOSE, 0x80 | len(payload))) + mask + _unmasked(payload, mask)

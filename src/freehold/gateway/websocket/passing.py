@@ -10,6 +10,7 @@ by then its descriptor may be another connection's.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Callable
 from typing import Final, Protocol
@@ -17,19 +18,8 @@ from typing import Final, Protocol
 from freehold.gateway.websocket import frames
 from freehold.gateway.websocket.frames import BadFrame, FrameFollower
 
-_SHORT_PAYLOADS: Final = range(1, frames.MAX_CONTROL_BYTES + 1)
-
-
-def _beginnings(header_bytes: int, mask_bit: int) -> tuple[tuple[bytes, ...], ...]:
-    """By how many bytes came: how they begin when they are one whole message of text, or of bytes."""
-    found: list[tuple[bytes, ...]] = [()] * (header_bytes + 1)
-    for length in _SHORT_PAYLOADS:
-        found.append((bytes((0x81, mask_bit | length)), bytes((0x82, mask_bit | length))))
-    return tuple(found)
-
-
-_MASKED: Final = _beginnings(6, 0x80)
-_UNMASKED: Final = _beginnings(2, 0)
+_TEXT: Final = frames.FIN | frames.TEXT
+_BINARY: Final = frames.FIN | frames.BINARY
 
 
 class Receiver(Protocol):
@@ -56,6 +46,7 @@ class Passage:
         self._clock = clock
         self._refused = refused
         self._ending = ending
+        self._descriptor: int = destination.get_extra_info("socket").fileno()
         self._long_way_bytes = 0
         self.data_received, self._short_way_bytes, self._close_short_way = self._short_way()
 
@@ -73,34 +64,41 @@ class Passage:
         """`data_received`, what counts the bytes that it lets pass the short way, and what closes that."""
         # Local variables all of them: attributes would be felt.
         follower, destination, clock, long_way = self._follower, self._destination, self._clock, self._long_way
-        write, descriptor, closing = os.write, destination.get_extra_info("socket").fileno(), destination.is_closing
+        write, descriptor, closing = os.write, self._descriptor, destination.is_closing
         pace_s, ahead_s = follower.pace_s, follower.ahead_s
-        beginnings = _MASKED if follower.is_masked else _UNMASKED
-        enough = len(beginnings)
+        header_bytes, mask_bit = (6, 0x80) if follower.is_masked else (2, 0)
+        # The second byte of a whole small message tells its length, so that it tells how many bytes came.
+        difference = mask_bit - header_bytes
+        enough = header_bytes + frames.MAX_CONTROL_BYTES + 1
         below = passed = 0  # below: how many bytes are few enough for the short way, or 0 while it is closed
 
         def data_received(data: bytes) -> None:
             nonlocal below, passed
             size = len(data)
-            if size >= below or not data.startswith(beginnings[size]) or closing():
-                below = enough if long_way(data) else 0
+            if (
+                header_bytes < size < below
+                and data[1] - size == difference
+                and ((first := data[0]) == _BINARY or first == _TEXT)
+                and not closing()
+            ):
+                if pace_s:
+                    now = clock()
+                    next_at = follower.next_at
+                    next_at = (next_at if next_at > now else now) + pace_s
+                    if next_at > now + ahead_s:
+                        below = enough if long_way(data) else 0
+                        return
+                    follower.next_at = next_at
+                passed += size
+                try:
+                    written = write(descriptor, data)
+                except OSError:
+                    written = 0  # there is no room, or it is broken: the transport finds out, too
+                if written != size:
+                    below = 0
+                    destination.write(data[written:])
                 return
-            if pace_s:
-                now = clock()
-                next_at = follower.next_at
-                next_at = (next_at if next_at > now else now) + pace_s
-                if next_at > now + ahead_s:
-                    below = enough if long_way(data) else 0
-                    return
-                follower.next_at = next_at
-            passed += size
-            try:
-                written = write(descriptor, data)
-            except OSError:
-                written = 0  # there is no room, or it is broken: the transport finds out, too
-            if written != size:
-                below = 0
-                destination.write(data[written:])
+            below = enough if long_way(data) else 0
 
         def close() -> None:
             nonlocal below
@@ -124,6 +122,15 @@ class Passage:
         return follower.between_messages and not self._destination.get_write_buffer_size()
 
     def _write(self, passed: bytes) -> None:
+        if not passed:
+            return
+        self._long_way_bytes += len(passed)
+        destination = self._destination
+        if not destination.is_closing() and not destination.get_write_buffer_size():
+            # At once here, too: what waits in the transport would close the short way for what comes next.
+            written = 0
+            with contextlib.suppress(OSError):
+                written = os.write(self._descriptor, passed)
+            passed = passed[written:]
         if passed:
-            self._long_way_bytes += len(passed)
-            self._destination.write(passed)
+            destination.write(passed)

@@ -1,0 +1,186 @@
+"""The short way of small frames: what passes is what the follower alone would let pass, in order, once."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from frame_bytes import raw
+from hypothesis import given
+from hypothesis import strategies as st
+
+from freehold.gateway.websocket.frames import BadFrame, FrameFollower
+from freehold.gateway.websocket.passing import Passage
+
+
+@dataclass
+class Transport:
+    """Writes to a socket as asyncio's do: what finds no room waits, and what comes then waits behind it."""
+
+    sock: socket.socket
+    waiting: bytearray = field(default_factory=bytearray)
+    closed: bool = False
+    writes: int = 0
+
+    def get_extra_info(self, name: str) -> socket.socket:
+        assert name == "socket"
+        return self.sock
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+    def get_write_buffer_size(self) -> int:
+        return len(self.waiting)
+
+    def write(self, data: bytes) -> None:
+        self.writes += 1
+        self.waiting += data
+
+    def flush(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while self.waiting:
+                del self.waiting[: self.sock.send(self.waiting)]
+
+
+@dataclass
+class Line:
+    """A passage, what is at its other end, and a clock."""
+
+    transport: Transport
+    far: socket.socket
+    passage: Passage
+    refused: list[BadFrame]
+    ended: list[None]
+    now: list[float]
+
+    def arrived(self) -> bytes:
+        """Everything that has been written, once there is room."""
+        parts: list[bytes] = []
+        while True:
+            self.transport.flush()
+            with contextlib.suppress(BlockingIOError):
+                while part := self.far.recv(1 << 20):
+                    parts.append(part)
+            if not self.transport.waiting:
+                return b"".join(parts)
+
+
+@contextlib.contextmanager
+def line(follower: FrameFollower, room: int = 4096) -> Iterator[Line]:
+    near, far = socket.socketpair()
+    with near, far:
+        near.setblocking(False)
+        far.setblocking(False)
+        near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, room)
+        transport: Any = Transport(near)
+        refused: list[BadFrame] = []
+        ended: list[None] = []
+        now = [1000.0]
+        passage = Passage(
+            follower,
+            transport,
+            clock=lambda: now[0],
+            refused=refused.append,
+            ending=lambda: ended.append(None),
+        )
+        yield Line(transport, far, passage, refused, ended, now)
+
+
+SIZES = st.sampled_from([0, 1, 2, 30, 125, 126, 3000, 66_000])
+PIECES = st.one_of(
+    st.builds(lambda opcode, size: raw(opcode, b"z" * size), st.sampled_from([1, 2]), SIZES),
+    st.builds(lambda size: raw(9, b"y" * size), st.integers(0, 126)),
+    st.builds(lambda size: raw(1, b"x" * size, fin=False) + raw(0, b"w"), st.integers(0, 200)),
+    st.builds(lambda data: raw(2, b"v" * 40) + data, st.sampled_from([b"\x81", raw(1, b"u"), raw(8, b"\x03\xe8")])),
+    st.sampled_from([b"\x81\x80abcd", b"\x83\x81abcde", b"\xc1\x81abcde", b"\x81\x01a", b"\x81\xfe\x00\x01abcde"]),
+    st.binary(min_size=1, max_size=8),
+)
+EVENTS = st.lists(st.one_of(PIECES, st.sampled_from(["flush", "read"]), st.floats(0, 0.5)), max_size=40)
+
+
+@given(EVENTS)
+def test_what_passes_is_what_the_follower_lets_pass_in_order(events: list[bytes | str | float]) -> None:
+    def made() -> FrameFollower:
+        return FrameFollower(masked=True, max_payload_bytes=65_536, max_frames_per_s=8)
+
+    alone = made()
+    passed = b""
+    code: int | None = None
+    with line(made()) as tested:
+        come = b""
+        for event in events:
+            if isinstance(event, float):
+                tested.now[0] += event
+            elif event == "flush":
+                tested.transport.flush()
+            elif event == "read":
+                come += tested.arrived()
+            elif isinstance(event, bytes) and code is None:
+                tested.passage.data_received(event)
+                try:
+                    passed += alone.feed(event, tested.now[0])
+                except BadFrame as bad:
+                    passed += bad.passed
+                    code = bad.code
+        come += tested.arrived()
+        assert come == passed
+        assert tested.passage.bytes == len(passed)
+        assert [bad.code for bad in tested.refused] == ([] if code is None else [code])
+        assert bool(tested.ended) == (alone.close_code is not None)
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_small_messages_pass_the_transports_queue_by(masked: bool) -> None:
+    with line(FrameFollower(masked=masked)) as tested:
+        sent = [raw(1 + number % 2, bytes(1 + number % 125), masked=masked) for number in range(300)]
+        for data in sent:
+            tested.passage.data_received(data)
+            assert tested.far.recv(200) == data
+        assert tested.transport.writes == 0
+
+
+def test_what_found_no_room_is_not_overtaken() -> None:
+    with line(FrameFollower(masked=True), room=1) as tested:
+        sent = [raw(2, b"%0125d" % number) for number in range(500)]
+        for data in sent:
+            tested.passage.data_received(data)
+        assert tested.transport.waiting, "the socket is full"
+        assert tested.arrived() == b"".join(sent)
+        tested.passage.data_received(sent[0])
+        assert tested.far.recv(200) == sent[0], "the queue is empty again"
+
+
+def test_nothing_is_written_to_a_descriptor_whose_transport_has_closed() -> None:
+    with line(FrameFollower(masked=True)) as tested:
+        before = raw(1, b"before")
+        tested.passage.data_received(before)
+        assert tested.far.recv(200) == before
+        tested.transport.closed = True
+        tested.passage.data_received(raw(1, b"after"))
+        tested.passage.data_received(raw(1, b"after" * 100))
+        with pytest.raises(BlockingIOError):
+            tested.far.recv(1)
+
+
+def test_what_is_broken_is_left_to_the_transport_to_find_out() -> None:
+    with line(FrameFollower(masked=True)) as tested:
+        tested.passage.data_received(raw(1, b"before"))
+        tested.far.close()
+        data = raw(1, b"after")
+        tested.passage.data_received(data)
+        assert bytes(tested.transport.waiting) == data
+
+
+def test_a_stopped_passage_lets_nothing_begin() -> None:
+    with line(FrameFollower(masked=True)) as tested:
+        whole, large = raw(1, b"whole"), raw(2, b"x" * 1000)
+        tested.passage.data_received(whole)
+        tested.passage.data_received(large[:100])
+        tested.passage.stop()
+        tested.passage.data_received(large[100:] + whole)
+        tested.passage.data_received(whole)
+        assert tested.arrived() == whole + large
