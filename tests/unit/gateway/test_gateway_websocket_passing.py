@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -90,47 +91,87 @@ def line(follower: FrameFollower, room: int = 4096) -> Iterator[Line]:
         yield Line(transport, far, passage, refused, ended, now)
 
 
-SIZES = st.sampled_from([0, 1, 2, 30, 125, 126, 3000, 66_000])
-PIECES = st.one_of(
-    st.builds(lambda opcode, size: raw(opcode, b"z" * size), st.sampled_from([1, 2]), SIZES),
-    st.builds(lambda size: raw(9, b"y" * size), st.integers(0, 126)),
+SMALL = st.builds(
+    lambda opcode, payload: raw(opcode, payload), st.sampled_from([1, 2]), st.binary(min_size=1, max_size=125)
+)
+OTHERS = st.one_of(
+    st.builds(lambda opcode, size: raw(opcode, b"z" * size), st.sampled_from([1, 2]), st.sampled_from([0, 126, 9000])),
+    st.builds(lambda size: raw(9, b"y" * size), st.integers(0, 125)),
     st.builds(lambda size: raw(1, b"x" * size, fin=False) + raw(0, b"w"), st.integers(0, 200)),
-    st.builds(lambda data: raw(2, b"v" * 40) + data, st.sampled_from([b"\x81", raw(1, b"u"), raw(8, b"\x03\xe8")])),
-    st.sampled_from([b"\x81\x80abcd", b"\x83\x81abcde", b"\xc1\x81abcde", b"\x81\x01a", b"\x81\xfe\x00\x01abcde"]),
+    st.builds(lambda data: raw(2, b"v" * 40) + data, SMALL),
+)
+BAD = st.one_of(
+    st.sampled_from([b"\x83\x81abcde", b"\xc1\x81abcde", b"\x81\x01a", b"\x81\xfe\x00\x01abcde"]),
+    st.sampled_from([raw(0, b"t"), raw(9, bytes(126))]),
     st.binary(min_size=1, max_size=8),
 )
-EVENTS = st.lists(st.one_of(PIECES, st.sampled_from(["flush", "read"]), st.floats(0, 0.5)), max_size=40)
+TIMES = st.floats(0, 0.2)
 
 
-@given(EVENTS)
-def test_what_passes_is_what_the_follower_lets_pass_in_order(events: list[bytes | str | float]) -> None:
-    def made() -> FrameFollower:
-        return FrameFollower(masked=True, max_payload_bytes=65_536, max_frames_per_s=8)
-
-    alone = made()
-    passed = b""
+def compared(tested: Line, alone: FrameFollower, events: list[bytes | str | float]) -> None:
+    """Give both the same, and see that the same comes out."""
+    passed = come = b""
     code: int | None = None
-    with line(made()) as tested:
-        come = b""
-        for event in events:
-            if isinstance(event, float):
-                tested.now[0] += event
-            elif event == "flush":
-                tested.transport.flush()
+    for event in events:
+        if isinstance(event, float):
+            tested.now[0] += event
+        elif isinstance(event, str):
+            if event == "make room":
+                with contextlib.suppress(BlockingIOError):
+                    come += tested.far.recv(2000)
             elif event == "read":
                 come += tested.arrived()
-            elif isinstance(event, bytes) and code is None:
-                tested.passage.data_received(event)
-                try:
-                    passed += alone.feed(event, tested.now[0])
-                except BadFrame as bad:
-                    passed += bad.passed
-                    code = bad.code
-        come += tested.arrived()
-        assert come == passed
-        assert tested.passage.bytes == len(passed)
-        assert [bad.code for bad in tested.refused] == ([] if code is None else [code])
-        assert bool(tested.ended) == (alone.close_code is not None)
+            else:
+                tested.transport.flush()
+        elif code is None:
+            tested.passage.data_received(event)
+            try:
+                passed += alone.feed(event, tested.now[0])
+            except BadFrame as bad:
+                passed += bad.passed
+                code = bad.code
+    come += tested.arrived()
+    assert come == passed
+    assert tested.passage.bytes == len(passed)
+    assert [bad.code for bad in tested.refused] == ([] if code is None else [code])
+    assert bool(tested.ended) == (alone.close_code is not None)
+
+
+@given(
+    st.lists(
+        st.one_of(SMALL, SMALL, SMALL, OTHERS, st.sampled_from(["flush", "make room", "read"])),
+        min_size=20,
+        max_size=60,
+    )
+)
+def test_what_passes_is_in_order_however_full_the_other_side_is(events: list[bytes | str | float]) -> None:
+    with line(FrameFollower(masked=True), room=1) as tested:
+        compared(tested, FrameFollower(masked=True), events)
+
+
+@given(
+    st.lists(st.one_of(SMALL, OTHERS, TIMES, st.just(raw(1, b"s", fin=False))), max_size=12),
+    st.one_of(BAD, SMALL),
+    st.lists(st.one_of(SMALL, BAD, TIMES), max_size=6),
+)
+def test_what_passes_is_what_the_follower_lets_pass(
+    before: list[bytes | str | float], bad: bytes, after: list[bytes | str | float]
+) -> None:
+    def made() -> FrameFollower:
+        return FrameFollower(masked=True, max_payload_bytes=65_536, max_frames_per_s=12)
+
+    with line(made(), room=1 << 20) as tested:
+        compared(tested, made(), [*before, bad, *after])
+
+
+@pytest.mark.parametrize("length", [126, 127, 128, 200, 65_535, 65_536, 70_000])
+@pytest.mark.parametrize("masked", [True, False])
+def test_the_beginning_of_a_large_message_is_not_taken_for_a_small_one(length: int, masked: bool) -> None:
+    whole = raw(1, b"x" * length, masked=masked)
+    small = raw(2, b"small", masked=masked)
+    for cut in (1, 2, 3, *range(126, 136)):
+        with line(FrameFollower(masked=masked), room=1 << 20) as tested:
+            compared(tested, FrameFollower(masked=masked), [small, whole[:cut], whole[cut:] + small, small])
 
 
 @pytest.mark.parametrize("masked", [True, False])
@@ -141,6 +182,18 @@ def test_small_messages_pass_the_transports_queue_by(masked: bool) -> None:
             tested.passage.data_received(data)
             assert tested.far.recv(200) == data
         assert tested.transport.writes == 0
+
+
+def test_the_short_way_counts_frames() -> None:
+    follower = FrameFollower(masked=True, max_frames_per_s=10)
+    with line(follower, room=1 << 20) as tested:
+        for second in range(3):
+            tested.now[0] += 1
+            for _ in range(10):
+                tested.passage.data_received(raw(1, b"counted"))
+            assert (tested.transport.writes, tested.refused) == (0, []), second
+        tested.passage.data_received(raw(1, b"counted"))
+        assert [bad.code for bad in tested.refused] == [1008]
 
 
 def test_what_found_no_room_is_not_overtaken() -> None:
@@ -173,6 +226,31 @@ def test_what_is_broken_is_left_to_the_transport_to_find_out() -> None:
         data = raw(1, b"after")
         tested.passage.data_received(data)
         assert bytes(tested.transport.waiting) == data
+
+
+def test_what_is_written_in_part_is_completed(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, parts = os.write, [1]
+    monkeypatch.setattr(os, "write", lambda descriptor, data: real(descriptor, data[: len(data) // parts[0]]))
+    with line(FrameFollower(masked=True)) as tested:
+        sent = [raw(1, b"first"), raw(2, b"second"), raw(1, b"third"), raw(2, b"x" * 1000), raw(1, b"last")]
+        tested.passage.data_received(sent[0])
+        parts[0] = 2
+        tested.passage.data_received(sent[1])
+        assert tested.transport.waiting, "half of it"
+        tested.passage.data_received(sent[2])
+        tested.transport.flush()
+        tested.passage.data_received(sent[3])
+        tested.passage.data_received(sent[4])
+        assert tested.arrived() == b"".join(sent)
+
+
+def test_a_passage_that_is_stopped_between_messages_lets_nothing_pass() -> None:
+    with line(FrameFollower(masked=True)) as tested:
+        whole = raw(1, b"whole")
+        tested.passage.data_received(whole)
+        tested.passage.stop()
+        tested.passage.data_received(whole)
+        assert tested.arrived() == whole
 
 
 def test_a_stopped_passage_lets_nothing_begin() -> None:
