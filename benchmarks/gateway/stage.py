@@ -29,7 +29,7 @@ from benchmarks.gateway.proxies import Candidate
 
 from freehold import child, compose, configs, ipc
 from freehold.auth import jwt_keys
-from freehold.auth.jwt_claims import DEFAULT_SKEW_S, Authorizer
+from freehold.auth.jwt_claims import Authorizer
 from freehold.auth.public_keys import generation_of
 from freehold.aws import model
 from freehold.control import protocol as control
@@ -37,6 +37,7 @@ from freehold.datadir.layout import Layout
 from freehold.domain import errors
 from freehold.domain.runtimes import ServerProtocol
 from freehold.domain.sessions import SessionKey
+from freehold.settings import Settings
 from freehold.warden import protocol as warden
 
 JWT_RUNTIME, SIGNED_RUNTIME = "bearers-0123456789", "signers-0123456789"
@@ -122,7 +123,7 @@ class _Background:
         self._layout = layout
         self._control, self._warden = _Control(issuer), _Warden(agent_port)
         self._ready = threading.Event()
-        self._thread = threading.Thread(target=uvloop.run, args=(self._main(),), name="stage")
+        self._thread = threading.Thread(target=uvloop.run, args=(self._main(),), name="stage", daemon=True)
         self._thread.start()
         if not self._ready.wait(START_TIMEOUT_S):
             raise RuntimeError("the stage does not start")
@@ -158,14 +159,16 @@ def freehold(agent_port: int, issuer: traffic.Issuer) -> Generator[Candidate]:
     listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
     listener.set_inheritable(True)
     port = listener.getsockname()[1]
-    config = configs.GatewayConfig(
-        common=configs.Common(str(home), f"http://127.0.0.1:{port}", traffic.REGION, traffic.ACCOUNT, "info", True),
-        listener_fd=listener.fileno(),
-        worker=0,
-        access_log=True,
-        trace_sample_ratio=SAMPLED,
-        jwt_skew_s=DEFAULT_SKEW_S,
+    settings = Settings.model_validate(
+        {
+            "aws": {"region": traffic.REGION, "account_id": traffic.ACCOUNT},
+            "log": {"format": "json"},
+            # Nobody is there: spans go to control, which is here.
+            "observability": {"otlp_endpoint": "http://127.0.0.1:9", "trace_sample_ratio": SAMPLED},
+        }
     )
+    plan = configs.plan(settings, data_dir=home, url=f"http://127.0.0.1:{port}")
+    config = plan.gateway(0, listener.fileno())
     log_file = home / "gateway.log"
     try:
         process, ready, reloads = _start(config, listener, log_file)

@@ -50,6 +50,7 @@ class FakeHost:
     def __init__(self) -> None:
         self.handler = self
         self.reader = Reader()
+        self.passages = None
         self.limits = GatewayLimits()
         self.clock = time.monotonic
         self.sweeper = Sweeper()

@@ -205,6 +205,16 @@ class Claims:
             connection.idle_since = self._clock()
             claim.idle.append(connection)
 
+    def passed(self, claim: LiveClaim, connection: Upstream, now: float) -> None:
+        """As `keep` and `leave` together: at `now` a response has ended that came at once, and whole."""
+        claim.in_flight -= 1
+        claim.idle_since = connection.idle_since = now
+        if claim.ended is None and len(claim.idle) < self._limits.max_idle_connections:
+            connection.end_passage()
+            claim.idle.append(connection)
+        else:
+            connection.leave()
+
     def leave(self, claim: LiveClaim) -> None:
         """A request that joined has completed."""
         self._left(claim)

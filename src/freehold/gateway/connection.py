@@ -55,11 +55,27 @@ class _State(Enum):
     CLOSED = auto()
 
 
+class Passage(Protocol):
+    """A request that is passed on without having become an exchange."""
+
+    def widen(self) -> object:
+        """Make it one: see ClientConnection.widen_passage."""
+        ...
+
+
+class Passages(Protocol):
+    def take(self, connection: ClientConnection, data: bytes) -> bool:
+        """Take the request that `data` is, and say so; see ClientConnection.begin_passage."""
+        ...
+
+
 class Host(Protocol):
     """What the connections of one worker share."""
 
     handler: Handler
     reader: Reader
+    passages: Passages | None
+    """Who takes requests that need not be exchanges."""
     sweeper: Sweeper
     limits: GatewayLimits
     clock: Callable[[], float]
@@ -100,6 +116,8 @@ class ClientConnection(asyncio.Protocol):
         self._scanned = 0
         self._processing = False
         self._exchange: Exchange | None = None
+        self._passage: Passage | None = None
+        """The request under way, as long as it need not be an exchange."""
         self._task: asyncio.Task[None] | None = None
         self._relay: Relay | None = None
         self._tunnel: Tunnel | None = None
@@ -117,7 +135,7 @@ class ClientConnection(asyncio.Protocol):
 
     @property
     def is_idle(self) -> bool:
-        return self._exchange is None
+        return self._exchange is None and self._passage is None
 
     @property
     def peer(self) -> str:
@@ -139,6 +157,10 @@ class ClientConnection(asyncio.Protocol):
             self._refuse(heads.BadHead("Too many connections", 503))
 
     def data_received(self, data: bytes) -> None:
+        if self._state is _State.HEAD and not self._buffer and self.writable:
+            passages = self._server.passages
+            if passages is not None and passages.take(self, data):
+                return
         if self._state is _State.LINGERING or self._state is _State.CLOSED:
             return
         if self._take is not None or self._state is _State.DISCARDING:
@@ -155,6 +177,8 @@ class ClientConnection(asyncio.Protocol):
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if self._passage is not None:
+            self._passage.widen()
         self._state = _State.CLOSED
         self._server.closed(self)
         self._buffer = b""
@@ -189,6 +213,8 @@ class ClientConnection(asyncio.Protocol):
 
     def expired(self, now: float) -> None:
         """A deadline has passed (see Sweeper)."""
+        if self._passage is not None:
+            self._passage.widen()
         if self._state is _State.HEAD:
             if self._buffer and self._exchange is None:
                 self._refuse(heads.BadHead("The request's head did not come in time", 408))
@@ -340,22 +366,16 @@ class ClientConnection(asyncio.Protocol):
         self._body_waiter = self._server.loop.create_future()
         return self._body_waiter
 
-    def peek_body(self, exchange: Exchange) -> bytes | None:
-        """See Exchange.peek_body."""
+    def body_at_hand(self, exchange: Exchange) -> bytes | None:
+        """See Exchange.body_at_hand."""
         body, buffer = self._body, self._buffer
         if self._exchange is not exchange or not isinstance(body, framing.Length) or body.left > len(buffer):
             return None
-        return buffer if body.left == len(buffer) else buffer[: body.left]
-
-    def body_at_hand(self, exchange: Exchange) -> bytes | None:
-        """See Exchange.body_at_hand."""
-        found, body = self.peek_body(exchange), self._body
-        if found is not None and body is not None:
-            used = body.feed(found)
-            self._buffer = self._buffer[used:]
-            exchange.bytes_in += used
-            self._owes_continue = False
-        return found
+        used = body.feed(buffer)
+        self._buffer = buffer[used:]
+        exchange.bytes_in += used
+        self._owes_continue = False
+        return buffer if used == len(buffer) else buffer[:used]
 
     def pause_body(self) -> None:
         if self._take is not None:
@@ -468,6 +488,8 @@ class ClientConnection(asyncio.Protocol):
 
     def abort(self) -> None:
         """Break the connection off."""
+        if self._passage is not None:
+            self._passage.widen()
         if self._state is not _State.CLOSED:
             self._state = _State.CLOSED
             if self._exchange is not None and self._exchange.ends_with_connection:
@@ -481,6 +503,33 @@ class ClientConnection(asyncio.Protocol):
             self._close()
         elif self._tunnel is not None:
             self._tunnel.going_away()
+
+    # -- passages -------------------------------------------------------------------------------------------------
+
+    def begin_passage(self, passage: Passage, deadline: float) -> None:
+        """The request that has come is passed on."""
+        self._passage = passage
+        self._state = _State.ANSWERING
+        self._keep_alive = True
+        self.deadline = deadline
+
+    def end_passage(self, answer: bytes, now: float) -> None:
+        """At `now` the whole answer has come."""
+        self._passage = None
+        self._state = _State.HEAD
+        self.deadline = now + self._limits.keep_alive_timeout_s
+        self._transport.write(answer)
+        if self._buffer or not self._reading:
+            self._set_reading(True)
+            self._process()
+
+    def widen_passage(self, exchange: Exchange, relay: Relay) -> None:
+        """What was passed on is an exchange from now on, attached to `relay`."""
+        self._passage = None
+        self._exchange = exchange
+        self._relay = relay
+        self._body = framing.Length(0)
+        self._owes_continue = False
 
     # -- another protocol -----------------------------------------------------------------------------------------
 

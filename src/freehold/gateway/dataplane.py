@@ -28,6 +28,8 @@ from freehold.gateway.errors import UnknownOperation
 from freehold.gateway.exchange import Exchange
 from freehold.gateway.invoke import Invocations, note, session_key
 from freehold.gateway.members import CARD, INVOKE, STOP, WEB_SOCKET
+from freehold.gateway.observer import Observer
+from freehold.gateway.passages import Host, Passages
 from freehold.gateway.resource_metadata import Resources
 from freehold.gateway.sources import Sources
 from freehold.gateway.spool import Spools
@@ -94,6 +96,8 @@ class DataPlane:
     ) -> None:
         self._directory = directory
         self._claims = claims
+        self._sweeper = sweeper
+        self._tracer = tracer
         self._limits = limits
         self._targets = targets = Targets(directory, region=region)
         self._resources = Resources(public_url, region)
@@ -115,6 +119,19 @@ class DataPlane:
             tracer=tracer,
             region=region,
             public_url=public_url,
+        )
+
+    def passages(self, host: Host, observer: Observer) -> Passages:
+        """Who takes the requests of `host` that need not be exchanges."""
+        return Passages(
+            host,
+            invocations=self._invocations,
+            callers=self._callers,
+            claims=self._claims,
+            sweeper=self._sweeper,
+            limits=self._limits,
+            tracer=self._tracer,
+            observer=observer,
         )
 
     def handle(self, exchange: Exchange, operation: str, runtime: bytes) -> Coroutine[Any, Any, None] | None:

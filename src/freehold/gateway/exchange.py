@@ -84,10 +84,6 @@ class Line(Protocol):
         """See Exchange.body_at_hand."""
         ...
 
-    def peek_body(self, exchange: Exchange) -> bytes | None:
-        """See Exchange.peek_body."""
-        ...
-
     def pause_body(self) -> None: ...
 
     def resume_body(self) -> None: ...
@@ -216,13 +212,6 @@ class Exchange:
     def body_at_hand(self) -> bytes | None:
         """The whole body, if all of it came with its head and is not chunked; it is taken then."""
         return self._connection.body_at_hand(self)
-
-    def peek_body(self) -> bytes | None:
-        """As body_at_hand, but not taken: `take_peeked` does that."""
-        return self._connection.peek_body(self)
-
-    def take_peeked(self) -> None:
-        self._connection.body_at_hand(self)
 
     async def pass_body(self, take: Callable[[bytes], None]) -> None:
         """As read_body, but with the framing, as the bytes came."""

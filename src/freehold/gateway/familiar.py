@@ -106,10 +106,10 @@ class FamiliarHead(RequestHead):
         return list(zip(self.shape.names, values, strict=True))
 
 
-class _Response:
-    """How the head of a response is read."""
+class KnownResponse:
+    """How the head of a response is read. `length` is that of its body; None when it comes in chunks."""
 
-    __slots__ = ("headers", "keep_alive", "kept", "length", "status")
+    __slots__ = ("headers", "keep_alive", "kept", "length", "length_line", "status")
 
     def __init__(self, head: ResponseHead, length: int | None) -> None:
         self.status = head.status
@@ -117,6 +117,7 @@ class _Response:
         self.keep_alive = head.keep_alive
         self.kept = head.kept
         self.length = length
+        self.length_line = b"" if length is None else b"content-length: %d\r\n" % length
 
 
 class _Fields:
@@ -134,8 +135,12 @@ class Reader:
         self._first_lines: dict[bytes, FirstLine] = {}
         self._shapes: dict[tuple[bytes, ...], Shape] = {}
         self._hosts: set[bytes] = set()
-        self._responses: Recent[bytes, _Response] = Recent(MAX_RESPONSES)
+        self._responses: Recent[bytes, KnownResponse] = Recent(MAX_RESPONSES)
         self._fields = _Fields()
+
+    def known_response(self, data: bytes) -> KnownResponse | None:
+        """How the head of a response to a POST is read, if it has been read before."""
+        return self._responses.get(data)
 
     def read_response(self, data: bytes, *, request_method: str) -> ResponseHead:
         """Read a response's head, as heads.parse_response does. Raises BadResponse."""
@@ -147,22 +152,26 @@ class Reader:
         body = head.framing
         if request_method == "POST" and head.status == 200 and len(data) <= MAX_RESPONSE_BYTES:
             if isinstance(body, framing.Length):
-                self._responses.put(data, _Response(head, body.left))
+                self._responses.put(data, KnownResponse(head, body.left))
             elif isinstance(body, framing.Chunked):
-                self._responses.put(data, _Response(head, None))
+                self._responses.put(data, KnownResponse(head, None))
         return head
 
     def read(self, data: bytes) -> RequestHead:
         """Read a head, with its blank line. Raises BadHead."""
-        line = data[: data.find(b"\n") + 1]
-        first = self._first_lines.get(line)
-        head = None if first is None else self._recognise(data, first)
-        if head is None:
-            head = heads.parse_request(data)
-            self._remember(data, line, head)
-        return head
+        head = self.recognise(data)
+        if head is not None:
+            return head
+        read = heads.parse_request(data)
+        self._remember(data, data[: data.find(b"\n") + 1], read)
+        return read
 
-    def _recognise(self, data: bytes, first: FirstLine) -> FamiliarHead | None:
+    def recognise(self, data: bytes) -> FamiliarHead | None:
+        """As `read`, but only a head that is like those before."""
+        first = self._first_lines.get(data[: data.find(b"\n") + 1])
+        return None if first is None else self._read_like(data, first)
+
+    def _read_like(self, data: bytes, first: FirstLine) -> FamiliarHead | None:
         fields: dict[bytes, bytes] = {}
         # Of a name that is there twice the first value stays; the number of lines tells.
         self._fields.on_header = fields.setdefault

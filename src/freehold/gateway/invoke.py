@@ -12,8 +12,8 @@ from typing import Any, Final
 
 from freehold.domain.errors import FreeholdError, NotFound, RetryableConflict, SessionEnded
 from freehold.domain.sessions import SessionKey
-from freehold.gateway import cors, eager, mcp_sessions
-from freehold.gateway.bodies import AtHand, Streamed
+from freehold.gateway import eager, mcp_sessions
+from freehold.gateway.bodies import Streamed
 from freehold.gateway.bounds import GatewayLimits
 from freehold.gateway.callers import Call, Callers
 from freehold.gateway.claims import Claims, LiveClaim
@@ -27,7 +27,7 @@ from freehold.gateway.mcp_sessions import Asked
 from freehold.gateway.members import INVOKE
 from freehold.gateway.messages import Message
 from freehold.gateway.relay import AgentRelay
-from freehold.gateway.seats import Seat, Seats
+from freehold.gateway.seats import Seats
 from freehold.gateway.sweeper import Sweeper
 from freehold.gateway.targets import Target, rules_of
 from freehold.observe.tracing import Trace, Tracer
@@ -54,52 +54,8 @@ class Invocations:
         self._sweeper = sweeper
         self._limits = limits
         self._tracer = tracer
-        self._seats: Seats | None = None
-
-    def handle(self, exchange: Exchange, runtime: bytes) -> Coroutine[Any, Any, None] | None:
-        """Answer InvokeAgentRuntime; see exchange.Handler. Raises ClientGone."""
-        found = None if self._seats is None else self._seats.find(exchange.head)
-        if found is not None and self._seated(exchange, *found):
-            return None
-        return self._handle(exchange, runtime)
-
-    def _seated(self, exchange: Exchange, seat: Seat, authorization: bytes) -> bool:
-        """Relay a request of a session in use, if nothing has to be waited for; otherwise nothing is done.
-
-        Raises ClientGone.
-        """
-        head, body, claim = exchange.head, exchange.peek_body(), seat.claim
-        if body is None or len(body) > self._limits.max_payload_bytes or claim.ended is not None:
-            return False
-        principal = self._callers.recognise_again(head, body, seat.target, authorization)
-        if principal is None or principal.owner != seat.key.owner:
-            return False
-        connection = self._claims.idle_connection(claim)
-        if connection is None:
-            return False
-        exchange.take_peeked()
-        self._claims.rejoin(claim)
-        exchange.account = principal.account
-        if principal.by_token:
-            exchange.also = cors.ANSWER
-        exchange.render_error = seat.rules.render_error
-        exchange.generation = claim.generation
-        note(exchange, seat.target, seat.key.session_id)
-        exchange.trace = trace = self._tracer.begin(head.headers if seat.is_traced else ())
-        relay = AgentRelay(
-            exchange,
-            claims=self._claims,
-            claim=claim,
-            rules=seat.rules,
-            request_head=seat.agent_head.of(exchange.request_id, len(body), trace.context),
-            body=AtHand(body),
-            session_id=seat.session_id,
-            sweeper=self._sweeper,
-            limits=self._limits,
-            trace=trace.context,
-        )
-        relay.begin(connection, retry=self._begin_again)
-        return True
+        self.seats: Seats | None = None
+        """For requests like those that arrived (`passages`)."""
 
     def _keep_seat(
         self, exchange: Exchange, call: Call, rules: Rules, key: SessionKey, claim: LiveClaim, agent_head: AgentHead
@@ -110,11 +66,12 @@ class Invocations:
         if call.params.get("runtimeSessionId") != key.session_id:
             return
         members = self._directory.members
-        if self._seats is None or self._seats.members is not members:
-            self._seats = Seats(members)
-        self._seats.keep(exchange.head, target=call.target, rules=rules, key=key, claim=claim, agent_head=agent_head)
+        if self.seats is None or self.seats.members is not members:
+            self.seats = Seats(members)
+        self.seats.keep(exchange.head, target=call.target, rules=rules, key=key, claim=claim, agent_head=agent_head)
 
-    async def _handle(self, exchange: Exchange, runtime: bytes) -> None:
+    async def handle(self, exchange: Exchange, runtime: bytes) -> None:
+        """Answer InvokeAgentRuntime; see exchange.Handler."""
         trace = self._tracer.begin(exchange.head.headers)
         try:
             call = await self._callers.recognise(
@@ -225,7 +182,7 @@ class Invocations:
                 trace=trace.context,
                 admit=partial(self._admit, claim) if asked.opens and claim.agent_session is None else None,
             )
-            relay.begin(connection, retry=self._begin_again)
+            relay.begin(connection, retry=self.begin_again)
             self._keep_seat(exchange, call, rules, key, claim, agent_head)
             return relay
         raise RetryableConflict("Session operation in progress, please retry")
@@ -235,7 +192,9 @@ class Invocations:
         made = mcp_sessions.made_by(head)
         return None if made is None else self._claims.bind(claim, made)
 
-    def _begin_again(self, relay: AgentRelay) -> None:
+    def begin_again(self, relay: AgentRelay) -> None:
+        """Send a request over another connection, of which nothing was delivered over the first."""
+
         async def begin() -> None:
             await eager.in_task()
             try:

@@ -9,12 +9,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from freehold.gateway.exchange import Exchange
+from freehold.gateway.members import INVOKE
 from freehold.observe.access_log import AccessLog, Line
 from freehold.observe.counts import Counts, add_latency
 from freehold.observe.spans import SpanQueue, SpanRecord
+
+if TYPE_CHECKING:
+    from freehold.gateway.seats import Seat
+    from freehold.observe.tracing import Trace
 
 UNREADABLE: Final = "Unreadable"
 """In the place of an operation: what came was no request."""
@@ -32,6 +37,21 @@ def fault_of(status: int) -> str:
     if status in _THROTTLES:
         return "throttle"
     return "system" if status >= 500 else "user"
+
+
+class Passage(Protocol):
+    """What is told of a passage (`passages`)."""
+
+    @property
+    def seat(self) -> Seat: ...
+    @property
+    def body(self) -> bytes: ...
+    @property
+    def started_at(self) -> float: ...
+    @property
+    def request_id(self) -> str: ...
+    @property
+    def trace(self) -> Trace: ...
 
 
 class Observer:
@@ -83,6 +103,41 @@ class Observer:
             self._log(self._access_log, exchange, code, duration_s, whole)
         if self._spans is not None and exchange.trace is not None and exchange.trace.recorded:
             self._spans.put(self._span(exchange, code, fault, duration_s))
+
+    def passed(self, passage: Passage, now: float, bytes_out: int) -> None:
+        """A passage has ended: well, and at once. Nothing of it is recorded."""
+        seat = passage.seat
+        key = seat.key
+        duration_s = now - passage.started_at
+        bytes_in = len(passage.body)
+        series = seat.series
+        if series is None:
+            series = seat.series = self.counts.of(INVOKE, key.account, key.runtime_id, key.endpoint)
+        series.invocations += 1
+        add_latency(series, duration_s)
+        series.bytes_in += bytes_in
+        series.bytes_out += bytes_out
+        if self._access_log is not None:
+            duration_ms = int(duration_s * 1e6) / 1000
+            line = Line(
+                "POST",
+                INVOKE,
+                "",
+                200,
+                "",
+                passage.request_id,
+                key.account,
+                key.runtime_id,
+                key.endpoint,
+                key.session_id,
+                seat.claim.generation,
+                bytes_in,
+                bytes_out,
+                duration_ms,
+                duration_ms,
+                passage.trace.context.trace_id,
+            )
+            self._write(self._access_log, line)
 
     def refused(self, code: str, status: int) -> None:
         """What could not be read as a request."""

@@ -137,6 +137,14 @@ class AgentRelay:
             return
         self.upstream_writable()
 
+    def take_over(self, connection: Upstream, since: float, *, retry: Callable[[AgentRelay], None] | None) -> None:
+        """Go on as after `begin`, with a request that has been sent over `connection` at the instant `since`."""
+        self._connection = connection
+        self._retry = retry if connection.is_reused else None
+        self._allowed_s = self._limits.first_byte_timeout_s
+        self._answer_by = since + self._allowed_s
+        connection.hand_over(self)
+
     # -- a body that streams ----------------------------------------------------------------------------------------
 
     def take_body(self, raw: bytes) -> None:

@@ -13,14 +13,16 @@ from operator import itemgetter
 from typing import Any, Final
 
 from freehold.domain.sessions import SessionKey
+from freehold.gateway import cors
 from freehold.gateway.claims import LiveClaim
 from freehold.gateway.contracts.base import Rules
 from freehold.gateway.familiar import FamiliarHead, FirstLine, Recent, Shape
-from freehold.gateway.headers import AgentHead
+from freehold.gateway.headers import SESSION_ID, AgentHead
 from freehold.gateway.heads import RequestHead
 from freehold.gateway.members import Members
 from freehold.gateway.targets import Target
 from freehold.observe import trace_context
+from freehold.observe.counts import Series
 
 MAX_SEATS: Final = 4096
 MAX_SEAT_BYTES: Final = 4096
@@ -36,7 +38,7 @@ _NO_SEATS: Final = frozenset({b"sec-websocket-protocol"})
 class Seat:
     """A session's. `claim` may have ended."""
 
-    __slots__ = ("agent_head", "claim", "is_traced", "key", "rules", "session_id", "target")
+    __slots__ = ("agent_head", "answer_lines", "claim", "is_traced", "key", "rules", "series", "session_id", "target")
 
     def __init__(
         self,
@@ -56,6 +58,11 @@ class Seat:
         self.agent_head = agent_head
         self.is_traced = is_traced
         """Whether its requests may tell of a trace."""
+        by_token = target.contract.authorizer is not None
+        self.answer_lines = b"%b: %b\r\n%b" % (SESSION_ID, self.session_id, cors.ANSWER if by_token else b"")
+        """What all answers have."""
+        self.series: Series | None = None
+        """Where its requests are counted, once one has been."""
 
 
 class _View:

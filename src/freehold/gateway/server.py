@@ -10,7 +10,7 @@ import asyncio
 import structlog
 
 from freehold.gateway.bounds import GatewayLimits
-from freehold.gateway.connection import ClientConnection
+from freehold.gateway.connection import ClientConnection, Passages
 from freehold.gateway.exchange import Exchange, Handler
 from freehold.gateway.familiar import Reader
 from freehold.gateway.observer import Observer
@@ -22,9 +22,12 @@ log = structlog.get_logger(__name__)
 class Server:
     """What the connections of one worker share."""
 
-    def __init__(self, handler: Handler, sweeper: Sweeper, limits: GatewayLimits, observer: Observer) -> None:
+    def __init__(
+        self, handler: Handler, reader: Reader, sweeper: Sweeper, limits: GatewayLimits, observer: Observer
+    ) -> None:
         self.handler = handler
-        self.reader = Reader()
+        self.reader = reader
+        self.passages: Passages | None = None
         self._observer = observer
         self.sweeper = sweeper
         self.limits = limits
@@ -77,7 +80,7 @@ class Server:
         """How many exchanges are not answered yet, and how many of them are streams."""
         exchanges = [connection.exchange for connection in self._connections]
         streams = sum(exchange is not None and exchange.is_stream for exchange in exchanges)
-        return sum(exchange is not None for exchange in exchanges), streams
+        return sum(not connection.is_idle for connection in self._connections), streams
 
     async def retire(self) -> None:
         """Let every connection have one more answer at most; returns when none is left.

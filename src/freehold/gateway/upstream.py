@@ -7,6 +7,7 @@ one Sink, which hears of exactly one end: `response_end` or `response_failed`.
 from __future__ import annotations
 
 import asyncio
+import select
 import socket
 import struct
 from collections.abc import Callable
@@ -43,6 +44,14 @@ class Sink(Protocol):
         ...
 
 
+class Passage(Sink, Protocol):
+    """A Sink that may take a response at once."""
+
+    def answered(self, data: bytes) -> bool:
+        """Whether `data`, what came first, is the response and has been taken. Otherwise there is another Sink now."""
+        ...
+
+
 class ReadResponse(Protocol):
     """See heads.parse_response."""
 
@@ -59,10 +68,12 @@ class Upstream(asyncio.Protocol):
         read_response: ReadResponse = heads.parse_response,
     ) -> None:
         self._sock = sock
+        self._poll: select.poll | None = None
         self._on_lost = on_lost
         self._read_response = read_response
         self._transport: asyncio.Transport = cast("asyncio.Transport", None)
         self._sink: Sink | None = None
+        self._passage: Passage | None = None
         self._head: heads.ResponseHead | None = None
         self._method = ""
         self._interim = 0
@@ -96,6 +107,21 @@ class Upstream(asyncio.Protocol):
         self._may_switch = may_switch
         self._written_before = self._written
 
+    def begin_passage(self, passage: Passage) -> None:
+        """As `begin`, for a POST of which everything is written at once; `passage` is asked first."""
+        self.begin(passage, "POST")
+        self._passage = passage
+
+    def hand_over(self, sink: Sink) -> None:
+        """The response that is waited for is for `sink`."""
+        self._passage = None
+        self._sink = sink
+
+    def end_passage(self) -> None:
+        """The response has been taken whole."""
+        self._sink = None
+        self.is_reused = True
+
     def write(self, data: bytes) -> None:
         self._written += len(data)
         self._transport.write(data)
@@ -128,13 +154,10 @@ class Upstream(asyncio.Protocol):
         """Whether an idle connection can carry another request: nothing came, and nobody closed it."""
         if self.closed:
             return False
-        try:
-            self._sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return True
-        except OSError:
-            return False
-        return False
+        if self._poll is None:
+            self._poll = select.poll()
+            self._poll.register(self._sock, select.POLLIN | select.POLLRDHUP)
+        return not self._poll.poll(0)
 
     def abort(self, why: str = "") -> None:
         """Close at once. A Sink that still waits hears `why`."""
@@ -215,6 +238,11 @@ class Upstream(asyncio.Protocol):
             self._sink.upstream_writable()
 
     def data_received(self, data: bytes) -> None:
+        passage = self._passage
+        if passage is not None:
+            self._passage = None
+            if passage.answered(data):
+                return
         if self._sink is None:
             self.abort()  # nobody asked
             return

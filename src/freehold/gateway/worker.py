@@ -26,7 +26,7 @@ from freehold.gateway.claims import Claims
 from freehold.gateway.dataplane import DataPlane
 from freehold.gateway.directory import Directory
 from freehold.gateway.exchange import Exchange
-from freehold.gateway.familiar import Recent
+from freehold.gateway.familiar import Reader, Recent
 from freehold.gateway.forward import ControlForwarder
 from freehold.gateway.observer import Observer
 from freehold.gateway.server import Server
@@ -199,7 +199,8 @@ class Worker:
             return GatewayCounts(observer.counts.page(start), server.connections, in_flight, streams, dropped)
 
         directory = Directory(self._feed_path, worker=self._worker, counts=counted)
-        claims = Claims(self._warden_path, sweeper, limits)
+        reader = Reader()
+        claims = Claims(self._warden_path, sweeper, limits, reader)
         try:
             if spans is not None:
                 sweeper.every_tick(partial(_send_spans, directory, spans))
@@ -217,7 +218,8 @@ class Worker:
                 now=self._now,
             )
             forwarder = ControlForwarder(self._control_path, sweeper, limits)
-            server = Server(_Front(data_plane, forwarder, directory, claims), sweeper, limits, observer)
+            server = Server(_Front(data_plane, forwarder, directory, claims), reader, sweeper, limits, observer)
+            server.passages = data_plane.passages(server, observer)
             sweeper.start()
             loop = asyncio.get_running_loop()
             self._listener.setblocking(False)

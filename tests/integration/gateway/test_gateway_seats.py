@@ -24,7 +24,7 @@ from gateway_stage import (
 
 from freehold.domain.runtimes import ServerProtocol
 from freehold.domain.sessions import EndReason
-from freehold.gateway.invoke import Invocations
+from freehold.gateway.passages import Passage
 
 OTHER_SESSION = "t" * 40
 TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00"
@@ -32,16 +32,16 @@ TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00"
 
 @pytest.fixture
 def short_ways(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """Whether requests that found a seat could take it, in order."""
-    taken: list[bool] = []
-    seated = Invocations._seated  # pyright: ignore[reportPrivateUsage]
+    """Whether each answer was passed on as it came."""
+    passed: list[bool] = []
+    answered = Passage.answered
 
-    def watched(self: Invocations, *arguments: Any) -> bool:
-        taken.append(seated(self, *arguments))
-        return taken[-1]
+    def watched(self: Passage, data: bytes) -> bool:
+        passed.append(answered(self, data))
+        return passed[-1]
 
-    monkeypatch.setattr(Invocations, "_seated", watched)
-    return taken
+    monkeypatch.setattr(Passage, "answered", watched)
+    return passed
 
 
 @pytest.fixture

@@ -1,0 +1,216 @@
+"""A request that needs nothing but to be passed on, from its client to the agent and back: two steps, and no more.
+
+For: requests of sessions in use (`seats`) that have come whole, whose callers are known at once, and whose answers come
+whole. What turns out to be anything else is an Exchange at an AgentRelay from then on (`Passage.widen`): streams, large
+bodies, failures, clients that leave, time that is up. Not for deciding anything that is not decided there, too.
+Invariant: nobody outside can tell a passage from an exchange, and whoever gets a widened one finds it as if it had been
+one from its first byte.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, Protocol
+
+from freehold.gateway import cors
+from freehold.gateway.bodies import AtHand
+from freehold.gateway.bounds import GatewayLimits
+from freehold.gateway.callers import Callers
+from freehold.gateway.claims import Claims
+from freehold.gateway.exchange import Exchange
+from freehold.gateway.familiar import FamiliarHead, Reader
+from freehold.gateway.heads import ResponseHead
+from freehold.gateway.invoke import Invocations, note
+from freehold.gateway.members import INVOKE
+from freehold.gateway.observer import Observer
+from freehold.gateway.relay import AgentRelay
+from freehold.gateway.seats import Seat
+from freehold.gateway.sweeper import Sweeper
+from freehold.gateway.upstream import Upstream
+from freehold.observe import ids
+from freehold.observe.tracing import Trace, Tracer
+
+if TYPE_CHECKING:
+    from freehold.gateway.connection import ClientConnection
+
+_HEAD_END: Final = b"\r\n\r\n"
+_OK: Final = b"HTTP/1.1 200 OK\r\n"
+
+
+class Host(Protocol):
+    """The worker's server."""
+
+    draining: bool
+    reader: Reader
+
+
+class Passages:
+    """Takes requests, if they are such."""
+
+    def __init__(
+        self,
+        host: Host,
+        *,
+        invocations: Invocations,
+        callers: Callers,
+        claims: Claims,
+        sweeper: Sweeper,
+        limits: GatewayLimits,
+        tracer: Tracer,
+        observer: Observer,
+    ) -> None:
+        self.host: Final = host
+        self.invocations: Final = invocations
+        self.claims: Final = claims
+        self.sweeper: Final = sweeper
+        self.limits: Final = limits
+        self.observer: Final = observer
+        self._callers = callers
+        self._tracer = tracer
+        self._reader = host.reader
+        self._clock = sweeper.clock
+
+    def take(self, connection: ClientConnection, data: bytes) -> bool:
+        """Pass on the request that `data` is, if that is all it takes; otherwise nothing is done."""
+        seats = self.invocations.seats
+        end = data.find(_HEAD_END) + 4
+        if seats is None or end < 4 or self.host.draining:
+            return False
+        size = len(data) - end
+        head = self._reader.recognise(data[:end])
+        if head is None or head.content_length != size or size > self.limits.max_payload_bytes:
+            return False
+        found = seats.find(head)
+        if found is None:
+            return False
+        seat, authorization = found
+        claim = seat.claim
+        if claim.ended is not None:
+            return False
+        body = data[end:]
+        principal = self._callers.recognise_again(head, body, seat.target, authorization)
+        if principal is None or principal.owner != seat.key.owner:
+            return False
+        upstream = self.claims.idle_connection(claim)
+        if upstream is None:
+            return False
+        self.claims.rejoin(claim)
+        trace = self._tracer.begin(head.headers if seat.is_traced else ())
+        passage = Passage(self, connection, head, seat, body, trace, upstream, self._clock())
+        connection.begin_passage(passage, passage.started_at + self.limits.first_byte_timeout_s)
+        upstream.begin_passage(passage)
+        upstream.write(seat.agent_head.of(passage.request_id, size, trace.context) + body)
+        if trace.recorded:
+            passage.widen()
+        return True
+
+
+class Passage:
+    """One request, from the moment when it has been sent to the agent. Also the Sink of its response."""
+
+    __slots__ = ("_connection", "_passages", "_upstream", "body", "head", "request_id", "seat", "started_at", "trace")
+
+    def __init__(
+        self,
+        passages: Passages,
+        connection: ClientConnection,
+        head: FamiliarHead,
+        seat: Seat,
+        body: bytes,
+        trace: Trace,
+        upstream: Upstream,
+        started_at: float,
+    ) -> None:
+        self._passages = passages
+        self._connection = connection
+        self._upstream = upstream
+        self.head = head
+        self.seat = seat
+        self.body = body
+        self.trace = trace
+        self.request_id = ids.request_id()
+        self.started_at = started_at
+
+    def answered(self, data: bytes) -> bool:
+        """Pass on what came first from the agent, if it is the whole answer; otherwise this has become an exchange."""
+        passages, seat = self._passages, self.seat
+        end = data.find(_HEAD_END) + 4
+        known = passages.host.reader.known_response(data[:end])
+        kept = None if known is None else known.kept.get(seat.rules)
+        size = len(data) - end
+        if kept is None or known is None or known.length != size or not known.keep_alive:
+            self.widen()
+            return False
+        if passages.host.draining:
+            self.widen()
+            return False
+        now = passages.sweeper.clock()
+        passages.claims.passed(seat.claim, self._upstream, now)
+        passages.observer.passed(self, now, size)
+        lines, has_trace = kept
+        self._connection.end_passage(
+            b"".join(
+                (
+                    _OK,
+                    lines,
+                    known.length_line,
+                    b"" if has_trace else self.trace.context.lines,
+                    seat.answer_lines,
+                    b"x-amzn-requestid: ",
+                    self.request_id.encode(),
+                    b"\r\ndate: ",
+                    passages.sweeper.http_date,
+                    _HEAD_END,
+                    data[end:],
+                )
+            ),
+            now,
+        )
+        return True
+
+    def widen(self) -> AgentRelay:
+        """Go on as an exchange, as if this had been one from its beginning."""
+        passages, seat, connection = self._passages, self.seat, self._connection
+        exchange = Exchange(connection, self.head)
+        exchange.request_id = self.request_id
+        exchange.operation = INVOKE
+        exchange.started_at = self.started_at
+        exchange.account = seat.key.account
+        if seat.target.contract.authorizer is not None:
+            exchange.also = cors.ANSWER
+        exchange.render_error = seat.rules.render_error
+        exchange.generation = seat.claim.generation
+        exchange.trace = self.trace
+        exchange.bytes_in = len(self.body)
+        note(exchange, seat.target, seat.key.session_id)
+        relay = AgentRelay(
+            exchange,
+            claims=passages.claims,
+            claim=seat.claim,
+            rules=seat.rules,
+            request_head=seat.agent_head.of(self.request_id, len(self.body), self.trace.context),
+            body=AtHand(self.body),
+            session_id=seat.session_id,
+            sweeper=passages.sweeper,
+            limits=passages.limits,
+            trace=self.trace.context,
+        )
+        connection.widen_passage(exchange, relay)
+        relay.take_over(self._upstream, self.started_at, retry=passages.invocations.begin_again)
+        return relay
+
+    # -- Sink ---------------------------------------------------------------------------------------------------------
+
+    def response_head(self, head: ResponseHead) -> None:
+        self.widen().response_head(head)
+
+    def response_body(self, raw: bytes) -> None:
+        raise AssertionError("a response begins with its head")
+
+    def response_end(self) -> None:
+        raise AssertionError("a response begins with its head")
+
+    def response_failed(self, why: str) -> None:
+        self.widen().response_failed(why)
+
+    def upstream_writable(self) -> None:
+        """All that there is has been written."""
