@@ -18,6 +18,7 @@ import pytest
 from bearer_proxy import BearerProxy
 from node_22 import NODE
 from node_provider import NodeProvider
+from ports import lease
 from running_server import ROLE, RunningServer, wait_until
 from signing import invocations_url
 
@@ -56,8 +57,7 @@ def by_itself(tmp_path: Path) -> Iterator[str]:
     for path in SERVER.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     (tmp_path / "node_modules").symlink_to(node_packages.modules())
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = lease()
     process = subprocess.Popen([NODE, "main.js"], cwd=tmp_path, env=os.environ | {"PORT": str(port)})
     try:
         wait_until(lambda: not socket.socket().connect_ex(("127.0.0.1", port)), "the server listens")

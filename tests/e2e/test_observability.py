@@ -19,6 +19,7 @@ import botocore.exceptions
 import pytest
 from otlp_receiver import OtlpReceiver, attributes
 from packages import bundle_of
+from ports import lease
 from prometheus_client.parser import text_string_to_metric_families
 from running_server import ROLE, RunningServer, agent, session_id, wait_until
 
@@ -65,8 +66,7 @@ def receiver() -> Iterator[OtlpReceiver]:
 
 @pytest.fixture(scope="module")
 def metrics_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return free.getsockname()[1]
+    return lease()
 
 
 @pytest.fixture(scope="module")
@@ -180,8 +180,7 @@ def test_spans_of_an_instrumented_agent_and_of_the_server_arrive_as_one_trace(
 @pytest.mark.slow
 def test_a_collector_takes_the_spans_of_agent_and_server(receiver: OtlpReceiver, tmp_path: Path) -> None:
     pytest.importorskip("rotel", reason="there is a wheel of it for some versions of Python only")
-    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as two:
-        http, grpc = one.getsockname()[1], two.getsockname()[1]
+    http, grpc = lease(), lease()
     command = [sys.executable, str(COLLECTOR), str(tmp_path), str(http), str(grpc), receiver.url]
     collector = subprocess.Popen(command, stdin=subprocess.PIPE)
     try:
@@ -349,8 +348,7 @@ def test_metrics_count_what_callers_did(server: RunningServer, metrics_port: int
 
 @pytest.mark.slow
 def test_a_killed_worker_counts_anew_and_takes_nothing_from_the_others() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = lease()
 
     def counted() -> dict[str, float]:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=20) as answer:

@@ -6,18 +6,17 @@ import contextlib
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
 import boto3
 import botocore.exceptions
 from botocore.config import Config
+from ports import lease
 
 WEED = Path(sys.executable).with_name("weed")
 REGION = "us-east-1"
@@ -26,6 +25,8 @@ READER = ("readerkey", "reader-secret")
 OWNER = ("ownerkey", "owner-secret")
 START_LIMIT_S = 60.0
 _GRPC_OFFSET = 10_000
+_LAST_PORT = 22_700
+"""So that those of gRPC are below the ones that the kernel takes for connections, too."""
 
 
 class S3Server:
@@ -82,8 +83,8 @@ class S3Server:
         )
         data = self._home / "data"
         data.mkdir()
-        names = ("master", "volume", "filer", "s3")
-        ports = dict(zip(names, free_ports(len(names)), strict=True))
+        names = ("master", "volume", "filer", "s3", "admin")
+        ports = {name: lease(last=_LAST_PORT, offsets=(0, _GRPC_OFFSET)) for name in names}
         options = [f"-{name}.port={port}" for name, port in ports.items()]
         options += [f"-{name}.port.grpc={port + _GRPC_OFFSET}" for name, port in ports.items()]
         off = ("webdav=false", "admin.ui=false", "s3.iam=false", "s3.port.iceberg=0", "s3.port.lance=0")
@@ -96,7 +97,6 @@ class S3Server:
                     f"-filer.localSocket={self._home}/filer.sock",
                     *options,
                     *(f"-{one}" for one in off),
-                    *self._admin(),
                 ],
                 cwd=self._home,
                 env={"PATH": os.environ["PATH"], "HOME": str(self._home)},
@@ -104,10 +104,6 @@ class S3Server:
                 stderr=log,
             )
         self._wait()
-
-    def _admin(self) -> list[str]:
-        (port,) = free_ports(1)
-        return [f"-admin.port={port}", f"-admin.port.grpc={port + _GRPC_OFFSET}"]
 
     def _wait(self) -> None:
         assert self._process is not None
@@ -126,26 +122,3 @@ class S3Server:
 
 def _identity(name: str, key: tuple[str, str], actions: list[str]) -> dict[str, Any]:
     return {"name": name, "credentials": [{"accessKey": key[0], "secretKey": key[1]}], "actions": actions}
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that are free just now, and whose counterparts for gRPC are."""
-    found: list[int] = []
-    with contextlib.ExitStack() as open_until_all_are_found:
-        for port in range(20_000 + os.getpid() % 5_000, 32_000):
-            try:
-                for one in (port, port + _GRPC_OFFSET):
-                    open_until_all_are_found.enter_context(_bound(one))
-            except OSError:
-                continue
-            found.append(port)
-            if len(found) == count:
-                return found
-    raise AssertionError("no free ports")
-
-
-@contextlib.contextmanager
-def _bound(port: int) -> Generator[None]:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", port))
-        yield

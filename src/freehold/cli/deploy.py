@@ -119,7 +119,7 @@ def pack(wanted: Wanted) -> bytes:
             _install(requirements, packages, wanted.runtime)
         files = dict(_files(packages)) | dict(_files(wanted.directory))
         buffer = io.BytesIO()
-        with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive:
+        with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=3) as archive:
             for name in sorted(files):
                 entry = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
                 entry.external_attr = (0o755 if os.access(files[name], os.X_OK) else 0o644) << 16

@@ -27,7 +27,6 @@ from freehold.artifacts.base import ArtifactRejected, CodeArtifact, S3Object
 from freehold.artifacts.interpreters import Interpreters
 from freehold.artifacts.s3 import S3
 from freehold.artifacts.source import Stopped
-from freehold.domain import limits
 from freehold.domain.errors import Unavailable
 
 pytestmark = pytest.mark.slow
@@ -206,12 +205,9 @@ def test_a_configuration_that_can_not_be_used_is_told(
     assert "the server's AWS configuration can't be used" in said
 
 
-def test_an_object_that_is_too_large_is_refused_before_it_is_fetched(
-    weed: S3Server, s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_object_that_is_too_large_is_refused_before_it_is_fetched(weed: S3Server, s3: S3, tmp_path: Path) -> None:
     put(weed, "large.zip", LARGE)
-    monkeypatch.setattr(limits, "MAX_ZIP_BYTES", len(LARGE) - 1)
-    said = refusals(s3, S3Object("readable", "large.zip"), tmp_path / "copy")
+    said = refusals(s3, S3Object("readable", "large.zip", max_bytes=len(LARGE) - 1), tmp_path / "copy")
     assert said == f"s3://readable/large.zip has {len(LARGE)} bytes; the maximum is {len(LARGE) - 1}."
 
 

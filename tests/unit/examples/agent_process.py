@@ -6,13 +6,14 @@ import contextlib
 import http.client
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
+
+from ports import lease
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 START_TIMEOUT_S = 30.0
@@ -52,8 +53,7 @@ class Agent:
 @contextlib.contextmanager
 def agent(name: str, **environment: str) -> Generator[Agent]:
     """Run `examples/<name>/main.py` as it is, but for its port."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = lease()
     code = f"import main; main.app.run(port={port})"
     process = subprocess.Popen(
         [sys.executable, "-c", code], cwd=EXAMPLES / name, env=os.environ | {"AGENT_PACE_S": "0"} | environment
