@@ -257,6 +257,10 @@ class Link:
     def connected(self) -> bool:
         return self._up.is_set()
 
+    async def until_connected(self) -> None:
+        """Wait until there is a connection, on which `on_connect` has run."""
+        await self._up.wait()
+
     async def call(self, body: Body, fds: Fds = (), *, timeout_s: float = 10.0) -> tuple[Any, list[int]]:
         """As Peer.call, but waits within `timeout_s` for the connection when there is none."""
         deadline = asyncio.get_running_loop().time() + timeout_s

@@ -105,6 +105,10 @@ class Claims:
     def connected(self) -> bool:
         return self._link.connected
 
+    async def until_connected(self) -> None:
+        """Wait until the warden has been reached."""
+        await self._link.until_connected()
+
     @property
     def is_busy(self) -> bool:
         """Whether any request is under way."""

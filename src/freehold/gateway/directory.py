@@ -68,6 +68,10 @@ class Directory:
     def connected(self) -> bool:
         return self._link.connected
 
+    async def until_connected(self) -> None:
+        """Wait until control has been reached, and answers."""
+        await self._link.until_connected()
+
     @property
     def members(self) -> Members:
         """The service model's view of requests. Raises Unavailable before control has first been reached."""

@@ -42,6 +42,7 @@ HEALTH_PATH: Final = b"/_freehold/health"
 ACCESS_LOG_DELAY_S: Final = 0.05
 """Lines are written together: a write for each would be felt in every request."""
 _BACKLOG: Final = 1024
+_REACH_TIMEOUT_S: Final = 10.0
 _MAX_ASKED: Final = 1024
 _MAX_ASKED_BYTES: Final = 512
 
@@ -69,6 +70,18 @@ async def first_of(*events: asyncio.Event) -> None:
     finally:
         for task in waiting:
             task.cancel()
+
+
+async def _reach(stop: asyncio.Event, *connecting: Coroutine[Any, Any, None]) -> None:
+    """Wait for the other processes, so that the first request to a server that is ready finds them; at most a while,
+    since they may have to be restarted, and requests then wait by themselves."""
+    reached, stopped = asyncio.gather(*connecting), asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait({reached, stopped}, return_when=asyncio.FIRST_COMPLETED, timeout=_REACH_TIMEOUT_S)
+    finally:
+        reached.cancel()
+        stopped.cancel()
+        await asyncio.gather(reached, stopped, return_exceptions=True)
 
 
 async def _retire(server: Server, claims: Claims, stop: asyncio.Event, timeout_s: float) -> None:
@@ -178,7 +191,8 @@ class Worker:
     async def run(
         self, stop: asyncio.Event, on_ready: Callable[[], None], *, retire: asyncio.Event | None = None
     ) -> None:
-        """Serve until `stop` is set, then let requests under way end. `on_ready` is called once it accepts.
+        """Serve until `stop` is set, then let requests under way end. `on_ready` is called once it accepts and has
+        reached the other processes.
 
         When `retire` is set, others accept in its place: it ends when all of its connections have ended.
         """
@@ -225,6 +239,7 @@ class Worker:
             self._listener.setblocking(False)
             accepting = await loop.create_server(server.connection, sock=self._listener, backlog=_BACKLOG)
             try:
+                await _reach(stop, directory.until_connected(), claims.until_connected())
                 on_ready()
                 await first_of(stop, *(() if retire is None else (retire,)))
                 if not stop.is_set():
