@@ -17,6 +17,8 @@ class Client:
     """Sends parts when told."""
 
     def __init__(self, waiting: Waiting, **headers: str) -> None:
+        if "content_length" not in headers:
+            headers["transfer_encoding"] = "chunked"
         self.parts: asyncio.Queue[MutableMapping[str, Any]] = asyncio.Queue()
         scope = {
             "method": "POST",
