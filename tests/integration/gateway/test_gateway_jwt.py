@@ -27,7 +27,7 @@ from gateway_stage import (
 )
 from jwt_cases import ATTACKS, MISSING, NEAR_MISSES, OTHER_METHOD, Case
 from jwt_tokens import ISSUER, NOW, b64, public_jwk
-from web_socket_peers import Client, accepting, text, upgrade_headers
+from web_socket_peers import WS, Client, accepting, tell_head, text, upgrade_headers
 from web_socket_peers import echo as echo_frames
 
 from freehold.auth import bearer
@@ -337,6 +337,27 @@ def test_a_page_opens_a_web_socket_with_its_token_among_the_subprotocols(stage: 
         assert client.frame().data == b"hello"
     with open_socket(stage, authorization=good()[0][1]) as client:
         assert "sec-websocket-protocol" not in client.headers
+
+
+def test_an_agent_that_may_see_tokens_sees_that_of_a_page_too(stage: Stage):
+    stage.warden.version = VERSIONS["clients"]
+    stage.agent = accepting(tell_head)
+    name, token = bearer.SUBPROTOCOL.decode(), Case("").token()
+    with open_socket(stage, sec_websocket_protocol=f"{name}.{b64(token.encode())}, {name}") as client:
+        told = bytes(client.frame().data)
+    assert f"\r\nauthorization: Bearer {token}\r\n".encode() in told
+    assert b"sec-websocket-protocol" not in told.lower()
+
+
+def test_a_page_with_a_token_for_a_runtime_that_takes_signatures_is_told_so(stage: Stage):
+    name, encoded = bearer.SUBPROTOCOL.decode(), b64(Case("").token().encode())
+    lines = [f"GET {WS} HTTP/1.1", "Host: x"]
+    told = upgrade_headers(sec_websocket_protocol=f"{name}.{encoded}, {name}")
+    lines += [f"{header}: {value}" for header, value in told.items()]
+    client = Client(stage, "\r\n".join(lines).encode() + b"\r\n\r\n")
+    client.sock.close()
+    assert client.status == 403
+    assert OTHER_METHOD in json.loads(client.body)["message"]
 
 
 @pytest.mark.parametrize(

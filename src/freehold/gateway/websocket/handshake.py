@@ -45,6 +45,8 @@ class Opening:
     key: bytes
     subprotocol: bytes | None
     """To be named in the answer."""
+    bears_token: bool
+    """Whether a token is among the subprotocols."""
     session_id: bytes | None
     """As the query says; a header may say so, too."""
     custom: Headers
@@ -74,6 +76,7 @@ def read(head: RequestHead) -> Opening:
         key=keys[0],
         # The one subprotocol there is (spec section 1.7): a browser's way to send a token.
         subprotocol=bearer.SUBPROTOCOL if bearer.SUBPROTOCOL in offered else None,
+        bears_token=any(offer.startswith(bearer.SUBPROTOCOL + b".") for offer in offered),
         session_id=session_id,
         custom=custom,
         agent_query=agent_query,

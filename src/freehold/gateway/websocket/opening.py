@@ -10,6 +10,8 @@ from typing import Final
 
 import msgspec
 
+from freehold.auth import bearer
+from freehold.auth.sigv4 import SignatureRefused
 from freehold.control.protocol import Contract
 from freehold.domain.errors import AgentFailed, FreeholdError, NotFound, RetryableConflict, ValidationFailed
 from freehold.domain.sessions import SessionKey
@@ -72,7 +74,12 @@ class WebSockets:
             _answer_upgrade_required(exchange, error)
             return
         _take_session_id(head, opening)
-        call = await self._callers.recognise(exchange, WEB_SOCKET, runtime, max_body_bytes=0)
+        try:
+            call = await self._callers.recognise(exchange, WEB_SOCKET, runtime, max_body_bytes=0)
+        except SignatureRefused as refusal:
+            if opening.bears_token and refusal.code == SignatureRefused.missing().code:
+                raise SignatureRefused.other_method() from None
+            raise
         call.body.close()
         exchange.trace = trace = self._tracer.begin(head.headers)
         key = session_key(call, call.params.get("runtimeSessionId") or new_id())
@@ -257,11 +264,16 @@ def _agent_request(
     """The head of the handshake with the agent. Raises ValidationFailed when its protocol has none."""
     if rules.web_socket_target is None:
         raise ValidationFailed(f"Agents that speak {contract.protocol} take no WebSocket connections")
+    received = exchange.head.headers
+    if by_token and opening.bears_token:
+        # An agent that may see its callers' tokens sees those of browsers, too.
+        token = bearer.from_web_socket((), received, exchange.head.raw_query)
+        received = [*received, (b"authorization", b"Bearer " + token)]
     lines = handshake.request_lines(rules.web_socket_target, opening, port=contract.port, key=agent_key)
     told = [
         (headers.SESSION_ID, key.session_id.encode()),
         (headers.REQUEST_ID, exchange.request_id.encode()),
         *opening.custom,
-        *headers.kept_of(exchange.head.headers, rules=rules, allowlist=contract.header_allowlist, by_token=by_token),
+        *headers.kept_of(received, rules=rules, allowlist=contract.header_allowlist, by_token=by_token),
     ]
     return b"".join([*lines, heads.lines_of(told), trace.context.lines, b"\r\n"])
