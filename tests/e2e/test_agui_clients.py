@@ -3,16 +3,17 @@ and in a page of another origin. And what else calls agents: AWS's SDK for JavaS
 
 from __future__ import annotations
 
+import base64
 import json
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import browsers
-import node_packages
 import pytest
-from node_22 import NODE
+from node_packages import answer_of as node
 from node_provider import NodeProvider
 from packages import bundle_of
 from running_server import RunningServer, agent, session_id
@@ -54,22 +55,6 @@ def csv(running: RunningServer, provider: NodeProvider) -> dict[str, Any]:
     return {"url": invocations_url(running, arn), "headers": headers, "question": "average price by region"}
 
 
-def node(script: str, told: dict[str, Any], **environment: str) -> dict[str, Any]:
-    """What a script in tests/node answers."""
-    node_packages.modules()
-    done = subprocess.run(
-        [NODE, node_packages.ROOT / script],
-        env=node_packages.environment() | environment,
-        input=json.dumps(told),
-        capture_output=True,
-        text=True,
-        timeout=LIMIT_S,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 def check_run(run: dict[str, Any]) -> None:
     """That all of the example's answer has come, in order, and that the client has understood it."""
     assert run["failure"] is None
@@ -85,6 +70,28 @@ def test_the_protocols_client_in_node(csv: dict[str, Any]):
     refused = node("agui_agent.mjs", csv | {"headers": {"Authorization": "Bearer e30.e30.e30"}})
     assert refused["events"] in ([], ["RUN_ERROR"])
     assert refused["failure"]
+
+
+def test_nodes_own_websocket_with_a_token_as_pages_send_it(running: RunningServer, csv: dict[str, Any]):
+    """By the ARN as it is, as AWS's sample for browsers does."""
+    arn = unquote(csv["url"].split("/runtimes/")[1].removesuffix("/invocations"))
+    token = csv["headers"]["Authorization"].removeprefix("Bearer ")
+    name = "base64UrlBearerAuthorization"
+    encoded = base64.urlsafe_b64encode(token.encode()).decode().rstrip("=")
+    question = {"id": "1", "role": "user", "content": csv["question"]}
+    run = {"threadId": "t", "runId": "r", "state": {}, "messages": [question], "tools": [], "context": []}
+    told = {
+        "url": f"{running.url.replace('http', 'ws')}/runtimes/{arn}/ws?{SESSION}={csv['headers'][SESSION]}",
+        "protocols": [f"{name}.{encoded}", name],
+        "send": [json.dumps(run | {"forwardedProps": {}})],
+    }
+    answer = node("web_socket.mjs", told)
+    assert (answer["protocol"], answer["code"], answer["wasClean"]) == (name, 1000, True)
+    kinds = [json.loads(event.removeprefix("data: "))["type"] for event in answer["messages"]]
+    assert (kinds[0], kinds[-1]) == ("RUN_STARTED", "RUN_FINISHED")
+    refused = node("web_socket.mjs", told | {"protocols": [f"{name}.e30", name]})
+    assert refused["messages"] == []
+    assert "non-101" in refused["failure"]
 
 
 def test_copilotkits_runtime_before_the_agent(csv: dict[str, Any]):

@@ -12,11 +12,14 @@ import os
 import re
 import subprocess
 from pathlib import Path
+from typing import Any
 
 from node_22 import NODE
 
 ROOT = Path(__file__).resolve().parents[1] / "node"
 MODULES = ROOT / "node_modules"
+LIMIT_S = 120
+"""For a script."""
 _LOCK = ROOT / "package-lock.json"
 _STAMP = MODULES / ".freehold-lock"
 _NPM = NODE.parents[1] / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
@@ -71,6 +74,22 @@ def _installed(name: str, wanted_by: Path) -> Path:
         if (directory / "node_modules" / name / "package.json").is_file():
             return directory / "node_modules" / name
     raise AssertionError(f"{wanted_by} lacks {name}")
+
+
+def answer_of(script: str, told: dict[str, Any], **more: str) -> dict[str, Any]:
+    """What a script in tests/node answers to what it is told; `more` is its environment, beside this one's."""
+    modules()
+    done = subprocess.run(
+        [NODE, ROOT / script],
+        env=environment() | more,
+        input=json.dumps(told),
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def environment() -> dict[str, str]:

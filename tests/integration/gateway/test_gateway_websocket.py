@@ -39,6 +39,7 @@ from web_socket_peers import (
     upgrade_headers,
 )
 from websockets.frames import Close, Frame, Opcode
+from websockets.utils import accept_key
 
 from freehold.domain import errors
 from freehold.domain.runtimes import ServerProtocol
@@ -146,6 +147,17 @@ def test_a_handshake_has_no_body_is_http_1_1_and_is_a_get(sockets: Stage) -> Non
         status, headers, _ = read_response(sock)
     assert (status, headers["allow"]) == (405, "GET")
     assert sockets.warden.claims == []
+
+
+def test_headers_that_come_twice_from_the_sdk_count_once(sockets: Stage) -> None:
+    first = upgrade_headers()
+    request = opening(handshake=first).removesuffix(b"\r\n")
+    for name, value in upgrade_headers().items():
+        request += f"{name}: {value}\r\n".encode()
+    with Client(sockets, request + b"\r\n") as client:
+        assert client.headers["sec-websocket-accept"] == accept_key(first["Sec-WebSocket-Key"])
+    assert refused(sockets, request + b"Sec-WebSocket-Version: 12\r\n\r\n")[0] == 426
+    assert refused(sockets, request + b"Sec-WebSocket-Key: x\r\n\r\n")[0] == 400
 
 
 def test_names_in_the_handshakes_headers_are_members_of_lists_in_any_case(sockets: Stage) -> None:

@@ -63,16 +63,18 @@ def read(head: RequestHead) -> Opening:
         )
     if b"upgrade" not in _tokens(head.headers, b"connection"):
         raise ValidationFailed("The request to open a WebSocket must have the header Connection: Upgrade")
-    if _all(head.headers, b"sec-websocket-version") != [VERSION]:
+    if set(_all(head.headers, b"sec-websocket-version")) != {VERSION}:
         raise UpgradeRequired("Only version 13 of the WebSocket protocol is spoken here")
     if head.chunked or head.content_length:
         raise ValidationFailed("The request to open a WebSocket must not have a body")
     keys = _all(head.headers, b"sec-websocket-key")
-    if len(keys) != 1 or not _is_key(keys[0]):
-        raise ValidationFailed("The header Sec-WebSocket-Key must be there once, with 16 bytes in base64")
+    if not keys or not all(_is_key(key) for key in keys):
+        raise ValidationFailed("The header Sec-WebSocket-Key must be there, with 16 bytes in base64")
     offered = _tokens(head.headers, b"sec-websocket-protocol", lower=False)
     session_id, custom, agent_query = _read_query(head)
     return Opening(
+        # AWS's SDK makes headers for a client that adds its own before them: so version and key come twice, and the
+        # client goes by its own key.
         key=keys[0],
         # The one subprotocol there is (spec section 1.7): a browser's way to send a token.
         subprotocol=bearer.SUBPROTOCOL if bearer.SUBPROTOCOL in offered else None,
