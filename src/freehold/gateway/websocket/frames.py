@@ -120,7 +120,7 @@ class FrameFollower:
             and length == len(data) - self._most_header_bytes
             and self._in_time(now)
         ):
-            return data  # one message that came whole: nearly all that comes, but for small ones (`passing`)
+            return data  # one message that came whole: nearly all that comes, but for small ones (`direction`)
         try:
             return self._follow(data, now)
         finally:

@@ -33,8 +33,8 @@ from freehold.gateway.heads import Headers
 from freehold.gateway.sweeper import NEVER, Sweeper
 from freehold.gateway.upstream import Upstream
 from freehold.gateway.websocket import frames
+from freehold.gateway.websocket.direction import Direction
 from freehold.gateway.websocket.frames import BadFrame, FrameFollower
-from freehold.gateway.websocket.passing import Passage
 
 _SILENCE_S: Final = 60
 _PROBE_S: Final = 15
@@ -70,9 +70,9 @@ def _watch_for_silence(client: socket.socket) -> None:
 class _FromClient(asyncio.Protocol):
     """The client's connection, as the event loop sees it. What comes goes to the agent."""
 
-    def __init__(self, passage: Passage, line: asyncio.Protocol) -> None:
+    def __init__(self, direction: Direction, line: asyncio.Protocol) -> None:
         """`line` hears of the connection everything else."""
-        self.data_received = passage.data_received
+        self.data_received = direction.data_received
         self.pause_writing = line.pause_writing
         self.resume_writing = line.resume_writing
         self.connection_lost = line.connection_lost
@@ -81,8 +81,8 @@ class _FromClient(asyncio.Protocol):
 class _FromAgent(asyncio.Protocol):
     """The agent's connection, as the event loop sees it. What comes goes to the client."""
 
-    def __init__(self, passage: Passage, tunnel: Tunnel) -> None:
-        self.data_received = passage.data_received
+    def __init__(self, direction: Direction, tunnel: Tunnel) -> None:
+        self.data_received = direction.data_received
         self.connection_lost = tunnel.agent_lost
         self._tunnel = tunnel
 
@@ -138,7 +138,7 @@ class Tunnel:
             max_frames_per_s=limits.web_socket_frames_per_s,
         )
         self._to_client = FrameFollower(masked=False)
-        self._passages: tuple[Passage, Passage] | None = None
+        self._directions: tuple[Direction, Direction] | None = None
         """To the agent, and to the client."""
         self._client: asyncio.Transport | None = None
         self._agent: asyncio.Transport | None = None
@@ -154,13 +154,13 @@ class Tunnel:
         clock = self._sweeper.clock
         client, early, line = self._exchange.switch_protocols(headers, self)
         agent, waiting = self._upstream.switch()
-        to_agent = Passage(
+        to_agent = Direction(
             self._to_agent, agent, clock=clock, refused=self._client_broke_rules, ending=self._close_frame_passed
         )
-        to_client = Passage(
+        to_client = Direction(
             self._to_client, client, clock=clock, refused=self._agent_broke_rules, ending=self._close_frame_passed
         )
-        self._client, self._agent, self._passages = client, agent, (to_agent, to_client)
+        self._client, self._agent, self._directions = client, agent, (to_agent, to_client)
         _watch_for_silence(client.get_extra_info("socket"))
         client.set_protocol(_FromClient(to_agent, line))
         agent.set_protocol(_FromAgent(to_client, self))
@@ -277,8 +277,8 @@ class Tunnel:
         elif not self._ended:
             # The agent's frame goes on: it is let through to its end, and nothing after it.
             self._last_words = self._close_frame(code, reason)
-            for passage in self._passages or ():
-                passage.stop()
+            for direction in self._directions or ():
+                direction.stop()
             self._exchange.set_deadline(self._sweeper.clock() + self._limits.web_socket_close_timeout_s)
             return
         self._leave_agent(agent_code, reason)
@@ -293,9 +293,9 @@ class Tunnel:
         exchange = self._exchange
         if last_words is not None and self._client is not None:
             self._client.write(last_words)
-        if self._passages is not None:
-            exchange.bytes_in += self._passages[0].bytes
-            exchange.bytes_out += self._passages[1].bytes
+        if self._directions is not None:
+            exchange.bytes_in += self._directions[0].bytes
+            exchange.bytes_out += self._directions[1].bytes
         said = self._to_client.close_code or self._to_agent.close_code
         exchange.close_code = exchange.close_code or said or 0
         exchange.end_tunnel(whole=said is not None)

@@ -28,7 +28,7 @@ class Receiver(Protocol):
     def __call__(self, data: bytes) -> None: ...
 
 
-class Passage:
+class Direction:
     """One direction. `data_received` is for the protocol whose bytes pass."""
 
     def __init__(

@@ -14,8 +14,8 @@ from frame_bytes import raw
 from hypothesis import given
 from hypothesis import strategies as st
 
+from freehold.gateway.websocket.direction import Direction
 from freehold.gateway.websocket.frames import BadFrame, FrameFollower
-from freehold.gateway.websocket.passing import Passage
 
 
 @dataclass
@@ -49,11 +49,11 @@ class Transport:
 
 @dataclass
 class Line:
-    """A passage, what is at its other end, and a clock."""
+    """A direction, what is at its other end, and a clock."""
 
     transport: Transport
     far: socket.socket
-    passage: Passage
+    direction: Direction
     refused: list[BadFrame]
     ended: list[None]
     now: list[float]
@@ -81,14 +81,14 @@ def line(follower: FrameFollower, room: int = 4096) -> Iterator[Line]:
         refused: list[BadFrame] = []
         ended: list[None] = []
         now = [1000.0]
-        passage = Passage(
+        direction = Direction(
             follower,
             transport,
             clock=lambda: now[0],
             refused=refused.append,
             ending=lambda: ended.append(None),
         )
-        yield Line(transport, far, passage, refused, ended, now)
+        yield Line(transport, far, direction, refused, ended, now)
 
 
 SMALL = st.builds(
@@ -124,7 +124,7 @@ def compared(tested: Line, alone: FrameFollower, events: list[bytes | str | floa
             else:
                 tested.transport.flush()
         elif code is None:
-            tested.passage.data_received(event)
+            tested.direction.data_received(event)
             try:
                 passed += alone.feed(event, tested.now[0])
             except BadFrame as bad:
@@ -132,7 +132,7 @@ def compared(tested: Line, alone: FrameFollower, events: list[bytes | str | floa
                 code = bad.code
     come += tested.arrived()
     assert come == passed
-    assert tested.passage.bytes == len(passed)
+    assert tested.direction.bytes == len(passed)
     assert [bad.code for bad in tested.refused] == ([] if code is None else [code])
     assert bool(tested.ended) == (alone.close_code is not None)
 
@@ -179,7 +179,7 @@ def test_small_messages_pass_the_transports_queue_by(masked: bool) -> None:
     with line(FrameFollower(masked=masked)) as tested:
         sent = [raw(1 + number % 2, bytes(1 + number % 125), masked=masked) for number in range(300)]
         for data in sent:
-            tested.passage.data_received(data)
+            tested.direction.data_received(data)
             assert tested.far.recv(200) == data
         assert tested.transport.writes == 0
 
@@ -190,9 +190,9 @@ def test_the_short_way_counts_frames() -> None:
         for second in range(3):
             tested.now[0] += 1
             for _ in range(10):
-                tested.passage.data_received(raw(1, b"counted"))
+                tested.direction.data_received(raw(1, b"counted"))
             assert (tested.transport.writes, tested.refused) == (0, []), second
-        tested.passage.data_received(raw(1, b"counted"))
+        tested.direction.data_received(raw(1, b"counted"))
         assert [bad.code for bad in tested.refused] == [1008]
 
 
@@ -200,31 +200,31 @@ def test_what_found_no_room_is_not_overtaken() -> None:
     with line(FrameFollower(masked=True), room=1) as tested:
         sent = [raw(2, b"%0125d" % number) for number in range(500)]
         for data in sent:
-            tested.passage.data_received(data)
+            tested.direction.data_received(data)
         assert tested.transport.waiting, "the socket is full"
         assert tested.arrived() == b"".join(sent)
-        tested.passage.data_received(sent[0])
+        tested.direction.data_received(sent[0])
         assert tested.far.recv(200) == sent[0], "the queue is empty again"
 
 
 def test_nothing_is_written_to_a_descriptor_whose_transport_has_closed() -> None:
     with line(FrameFollower(masked=True)) as tested:
         before = raw(1, b"before")
-        tested.passage.data_received(before)
+        tested.direction.data_received(before)
         assert tested.far.recv(200) == before
         tested.transport.closed = True
-        tested.passage.data_received(raw(1, b"after"))
-        tested.passage.data_received(raw(1, b"after" * 100))
+        tested.direction.data_received(raw(1, b"after"))
+        tested.direction.data_received(raw(1, b"after" * 100))
         with pytest.raises(BlockingIOError):
             tested.far.recv(1)
 
 
 def test_what_is_broken_is_left_to_the_transport_to_find_out() -> None:
     with line(FrameFollower(masked=True)) as tested:
-        tested.passage.data_received(raw(1, b"before"))
+        tested.direction.data_received(raw(1, b"before"))
         tested.far.close()
         data = raw(1, b"after")
-        tested.passage.data_received(data)
+        tested.direction.data_received(data)
         assert bytes(tested.transport.waiting) == data
 
 
@@ -233,32 +233,32 @@ def test_what_is_written_in_part_is_completed(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(os, "write", lambda descriptor, data: real(descriptor, data[: len(data) // parts[0]]))
     with line(FrameFollower(masked=True)) as tested:
         sent = [raw(1, b"first"), raw(2, b"second"), raw(1, b"third"), raw(2, b"x" * 1000), raw(1, b"last")]
-        tested.passage.data_received(sent[0])
+        tested.direction.data_received(sent[0])
         parts[0] = 2
-        tested.passage.data_received(sent[1])
+        tested.direction.data_received(sent[1])
         assert tested.transport.waiting, "half of it"
-        tested.passage.data_received(sent[2])
+        tested.direction.data_received(sent[2])
         tested.transport.flush()
-        tested.passage.data_received(sent[3])
-        tested.passage.data_received(sent[4])
+        tested.direction.data_received(sent[3])
+        tested.direction.data_received(sent[4])
         assert tested.arrived() == b"".join(sent)
 
 
-def test_a_passage_that_is_stopped_between_messages_lets_nothing_pass() -> None:
+def test_a_direction_that_is_stopped_between_messages_lets_nothing_pass() -> None:
     with line(FrameFollower(masked=True)) as tested:
         whole = raw(1, b"whole")
-        tested.passage.data_received(whole)
-        tested.passage.stop()
-        tested.passage.data_received(whole)
+        tested.direction.data_received(whole)
+        tested.direction.stop()
+        tested.direction.data_received(whole)
         assert tested.arrived() == whole
 
 
-def test_a_stopped_passage_lets_nothing_begin() -> None:
+def test_a_stopped_direction_lets_nothing_begin() -> None:
     with line(FrameFollower(masked=True)) as tested:
         whole, large = raw(1, b"whole"), raw(2, b"x" * 1000)
-        tested.passage.data_received(whole)
-        tested.passage.data_received(large[:100])
-        tested.passage.stop()
-        tested.passage.data_received(large[100:] + whole)
-        tested.passage.data_received(whole)
+        tested.direction.data_received(whole)
+        tested.direction.data_received(large[:100])
+        tested.direction.stop()
+        tested.direction.data_received(large[100:] + whole)
+        tested.direction.data_received(whole)
         assert tested.arrived() == whole + large
