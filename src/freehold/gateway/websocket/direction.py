@@ -1,8 +1,8 @@
 """What the event loop calls with the bytes of an open WebSocket: followed, and written to the other side at once.
 
 For: `tunnel`, twice, once for each direction. Nearly all that comes is one small message that came whole, and for those
-there is a short way: one look at the first two bytes, and one system call past the transport's queue. It is why a
-round trip costs little more than nginx's (`benchmarks/gateway`). Invariant: the short way lets nothing pass that
+there is a short way: one look at the first two bytes, and one system call past the transport's queue. With it a round
+trip costs little more than that of a pipe that looks at nothing. Invariant: the short way lets nothing pass that
 FrameFollower would not, and writes nothing while anything written before waits in the transport, or after that closed:
 by then its descriptor may be another connection's.
 """
