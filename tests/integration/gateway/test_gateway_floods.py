@@ -72,7 +72,8 @@ def test_callers_are_served_while_two_hundred_strangers_send_what_nobody_wants(s
         most = 0
         small: list[int] = []
         large: list[int] = []
-        while len(large) < 10 or wrong.sent_bytes <= 2 * LIMITS.spool_unknown_bytes_total or slow.answers[408] < 100:
+        # The slow ones are told so, or give way to the quick: which of both comes first is the machine's to say.
+        while len(large) < 10 or wrong.sent_bytes <= 2 * LIMITS.spool_unknown_bytes_total or slow.answers.total() < 100:
             most = max(most, on_disk())
             small.append(await served(stage, b"{}"))
             small.append(await served(stage, b"x" * 50_000))
