@@ -74,7 +74,7 @@ def test_an_agent_runs_on_without_its_client_when_a_setting_says_so(
 
 
 def test_an_agent_that_runs_on_has_as_long_as_with_a_client(stages: Callable[..., Stage]) -> None:
-    stage = stages(runs_on=True, first_byte_timeout_s=0.4)
+    stage = stages(runs_on=True, first_byte_timeout_s=0.4, claim_linger_s=0.0)
     has_it = threading.Event()
 
     async def agent(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:

@@ -551,7 +551,7 @@ def test_a_frame_of_the_agent_that_is_under_way_is_finished_before_the_connectio
 
 
 def test_a_frame_that_does_not_end_does_not_keep_a_connection(stages: Callable[..., Stage]) -> None:
-    stage = stages(web_socket_timeout_s=0.1, web_socket_close_timeout_s=0.1)
+    stage = stages(web_socket_timeout_s=0.1, web_socket_close_timeout_s=0.1, claim_linger_s=0.0)
 
     async def stuck(side: AgentSide) -> None:
         await side.send(Frame(Opcode.BINARY, b"x" * 1000).serialize(mask=False)[:500])
@@ -672,7 +672,7 @@ def test_a_client_that_vanishes_takes_the_agents_connection_with_it(stage: Stage
 
 
 def test_an_agent_that_does_not_answer_a_goodbye_is_left(stages: Callable[..., Stage]) -> None:
-    stage = stages(web_socket_close_timeout_s=0.2)
+    stage = stages(web_socket_close_timeout_s=0.2, claim_linger_s=0.0)
     gone = threading.Event()
 
     async def deaf(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -692,7 +692,7 @@ def test_an_agent_that_does_not_answer_a_goodbye_is_left(stages: Callable[..., S
 
 
 def test_a_client_that_does_not_answer_a_goodbye_is_left(stages: Callable[..., Stage]) -> None:
-    stage = stages(web_socket_close_timeout_s=0.2, linger_timeout_s=0.2)
+    stage = stages(web_socket_close_timeout_s=0.2, linger_timeout_s=0.2, claim_linger_s=0.0)
 
     async def leaves(side: AgentSide) -> None:
         await side.close(1000)
@@ -758,7 +758,7 @@ def test_an_agent_that_takes_nothing_stops_its_client_and_loses_nothing(stages: 
 
 
 def test_a_client_that_vanishes_while_the_agent_takes_nothing_is_noticed(stages: Callable[..., Stage]) -> None:
-    stage = stages(web_socket_frames_per_s=1e6, web_socket_close_timeout_s=0.1)
+    stage = stages(web_socket_frames_per_s=1e6, web_socket_close_timeout_s=0.1, claim_linger_s=0.0)
 
     async def stuck(side: AgentSide) -> None:
         await asyncio.Event().wait()
@@ -775,7 +775,7 @@ def test_a_client_that_vanishes_while_the_agent_takes_nothing_is_noticed(stages:
 
 
 def test_a_client_that_takes_nothing_stops_its_agent_and_is_left(stages: Callable[..., Stage]) -> None:
-    stage = stages(slow_reader_timeout_s=0.5, web_socket_close_timeout_s=0.1)
+    stage = stages(slow_reader_timeout_s=0.5, web_socket_close_timeout_s=0.1, claim_linger_s=0.0)
     said: list[float] = []
 
     async def pours(side: AgentSide) -> None:
