@@ -7,6 +7,7 @@ server that does not hold the directory's lock.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
@@ -39,7 +40,6 @@ class Connection:
 def connection(data_dir: Path) -> Connection:
     """How to reach the server that runs with `data_dir`, as its owner. Raises NoServer."""
     from freehold.control.keys import StoredKeys
-    from freehold.control.service import utc_now
     from freehold.store.base import Scope, StoreRefused
     from freehold.store.sqlite import open_store
     from freehold.store.vault import open_vault
@@ -56,7 +56,7 @@ def connection(data_dir: Path) -> Connection:
         raise NoServer(f"the server with the data directory {data_dir} can't be reached: {error}") from error
     try:
         vault = open_vault(layout.master_key, layout.database, store)
-        key = StoredKeys(store, vault, now=utc_now).first_key(Scope(server.account, server.region))
+        key = StoredKeys(store, vault, now=lambda: datetime.now(UTC)).first_key(Scope(server.account, server.region))
     except StoreRefused as error:
         raise NoServer(str(error)) from error
     finally:

@@ -8,6 +8,8 @@ import re
 
 from packaging.requirements import Requirement
 
+_LEFT_OUT = re.compile(r"botocore/data/(?!bedrock-agentcore)[^/]+/")
+"""Models of services that no agent here calls: more than half of all that the packages of an agent hold."""
 _NAME = re.compile(r"[-_.]+")
 
 
@@ -17,7 +19,7 @@ def bundle_of(*names: str) -> dict[str, bytes]:
     files: dict[str, bytes] = {}
     for distribution in _closure(names):
         for path in distribution.files or []:
-            if path.suffix == ".pyc":
+            if path.suffix == ".pyc" or _LEFT_OUT.match(path.as_posix()):
                 continue
             if ".." not in path.parts:
                 files[path.as_posix()] = path.read_binary()

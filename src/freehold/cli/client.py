@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, cast
 from urllib.parse import quote, urlencode
 
@@ -22,13 +22,32 @@ from freehold import running
 from freehold.cli.failures import ClientError
 
 
-@dataclass(frozen=True, slots=True)
 class Clients:
-    """`control` and `data` are botocore clients of the two services."""
+    """botocore's clients of the two services, made when they are first used, which takes a while."""
 
-    connection: running.Connection
-    control: Any
-    data: Any
+    def __init__(self, connection: running.Connection) -> None:
+        self.connection = connection
+
+    @functools.cached_property
+    def control(self) -> Any:
+        return self._client("bedrock-agentcore-control")
+
+    @functools.cached_property
+    def data(self) -> Any:
+        once = botocore.config.Config(retries={"total_max_attempts": 1}, read_timeout=3660)
+        return self._client("bedrock-agentcore", config=once)
+
+    def _client(self, service: str, **more: Any) -> Any:
+        connection = self.connection
+        return botocore.session.Session().create_client(
+            service,
+            region_name=connection.region,
+            endpoint_url=connection.url,
+            aws_access_key_id=connection.access_key_id,
+            aws_secret_access_key=connection.secret,
+            aws_session_token=connection.session_token,
+            **more,
+        )
 
     def call(self, client: Any, operation: str, **arguments: Any) -> dict[str, Any]:
         """Call an operation. Raises ClientError."""
@@ -104,23 +123,6 @@ def _explanation(status: int, body: bytes) -> str:
         return str(told["message"])
     except (ValueError, KeyError, TypeError):
         return f"the server answered with status {status}"
-
-
-def connect(connection: running.Connection) -> Clients:
-    session = botocore.session.Session()
-    settings: dict[str, Any] = {
-        "region_name": connection.region,
-        "endpoint_url": connection.url,
-        "aws_access_key_id": connection.access_key_id,
-        "aws_secret_access_key": connection.secret,
-        "aws_session_token": connection.session_token,
-    }
-    once = botocore.config.Config(retries={"total_max_attempts": 1}, read_timeout=3660)
-    return Clients(
-        connection,
-        control=session.create_client("bedrock-agentcore-control", **settings),
-        data=session.create_client("bedrock-agentcore", config=once, **settings),
-    )
 
 
 def from_environment() -> running.Connection | None:

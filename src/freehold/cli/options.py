@@ -25,5 +25,5 @@ def connect(data_dir: Path | None) -> client.Clients:
     from freehold.cli import client
 
     if data_dir is None and (connection := client.from_environment()) is not None:
-        return client.connect(connection)
-    return client.connect(running.connection(data_dir_of(data_dir)))
+        return client.Clients(connection)
+    return client.Clients(running.connection(data_dir_of(data_dir)))
