@@ -31,6 +31,7 @@ from freehold.gateway.members import INVOKE, WEB_SOCKET
 from freehold.gateway.messages import Message
 from freehold.gateway.sources import Sources
 from freehold.gateway.spool import Spool, Spools, too_large
+from freehold.gateway.sweeper import NEVER
 from freehold.gateway.targets import Target, Targets
 
 
@@ -143,7 +144,10 @@ class Callers:
         pending = await self._check_head(exchange)
         body = self._spool(exchange, pending, self._limits.max_payload_bytes)
         body.keep = False
-        await exchange.read_body(body.write)
+        try:
+            await exchange.read_body(self._in_turns(exchange, body))
+        finally:
+            body.close()
         exchange.account = pending.finish(body.sha256()).account
 
     async def _bearer(self, exchange: Exchange, asked: _Asked, target: Target, credentials: list[bytes]) -> Call:
@@ -200,14 +204,28 @@ class Callers:
         body = self._spool(exchange, pending, asked.max_body_bytes)
         seen = None if asked.verdict is None else Message()
         body.keep = seen is None and asked.target is not None and asked.target.named.account == pending.account
+        take = self._in_turns(exchange, body)
         try:
-            await exchange.read_body(body.write if seen is None else seen.passing_to(body.write))
+            await exchange.read_body(take if seen is None else seen.passing_to(take))
             principal = pending.finish(body.sha256())
             body.admit()
         except BaseException:
             body.close()
             raise
         return body, principal, seen
+
+    def _in_turns(self, exchange: Exchange, body: Spool) -> Callable[[bytes], None]:
+        """Takes what comes of `body`, and keeps it waiting where many are under way."""
+
+        def pause() -> None:
+            exchange.pause_body()
+            exchange.set_deadline(NEVER)  # it is we who keep it waiting
+
+        def take(data: bytes) -> None:
+            body.write(data)
+            self._spools.queue(body, pause, exchange.resume_body)
+
+        return take
 
     async def _check_head(self, exchange: Exchange) -> Pending:
         return await self._verifier.check_head(exchange.head, now=self._now())

@@ -127,6 +127,8 @@ class ClientConnection(asyncio.Protocol):
         self._owes_continue = False
         self._slowest = NEVER
         """When the body is too slow, unless more of it comes."""
+        self._paused_at = NEVER
+        """Since when nobody takes the body, if nobody does."""
         self._keep_alive = True
         self._reading = True
         self.writable = True
@@ -349,20 +351,22 @@ class ClientConnection(asyncio.Protocol):
         if wants_content and isinstance(body, framing.Chunked):
             body.content = []
         self._take = take
+        self._paused_at = NEVER
+        self._slowest = self._server.clock() + self._limits.body_grace_s
         buffer, self._buffer = self._buffer, b""
+        self._expect_body(len(buffer))
+        self._set_reading(True)
         try:
             self._take_body(body, take, buffer)
-        except framing.BadFraming as error:
+        except (framing.BadFraming, errors.FreeholdError) as error:
             self._take = None
-            raise errors.ValidationFailed(f"The request's body: {error}", reason="CannotParse") from None
-        except errors.FreeholdError:
-            self._take = None
+            self.deadline = NEVER
+            if isinstance(error, framing.BadFraming):
+                raise errors.ValidationFailed(f"The request's body: {error}", reason="CannotParse") from None
             raise
-        self._set_reading(len(self._buffer) <= MAX_PIPELINED_BYTES)
         if body.done:
+            self._set_reading(len(self._buffer) <= MAX_PIPELINED_BYTES)
             return None
-        self._slowest = self._server.clock() + self._limits.body_grace_s
-        self._expect_body(0)
         self._body_waiter = self._server.loop.create_future()
         return self._body_waiter
 
@@ -378,13 +382,14 @@ class ClientConnection(asyncio.Protocol):
         return buffer if used == len(buffer) else buffer[:used]
 
     def pause_body(self) -> None:
-        if self._take is not None:
+        if self._take is not None and self._reading:
+            self._paused_at = self._server.clock()
             self._set_reading(False)
 
     def resume_body(self) -> None:
-        if self._take is not None:
-            # While nobody took it, it could not come.
-            self._slowest = max(self._slowest, self._server.clock() + self._limits.body_grace_s)
+        if self._take is not None and not self._reading:
+            # While nobody took it, it could not come. Else it has no more time than one that nobody kept waiting.
+            self._slowest += self._server.clock() - self._paused_at
             self._expect_body(0)
             self._set_reading(True)
 

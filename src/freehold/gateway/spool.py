@@ -7,21 +7,32 @@ Anybody may send the head of a request, and the id of an access key is no secret
 is not known yet is therefore counted by where it comes from, not by the key it names, and apart from what callers
 hold: a stranger takes nothing of theirs. Where strangers need more than there is, the body gives way that will take the
 longest to have come, at its pace, of those from the source that holds the most: so one that comes quickly gets in among
-many that are large or slow. And a body has to keep coming: see GatewayLimits.body_min_bytes_per_s.
+many that are large or slow. (That a body keeps coming, `connection` sees to.)
+
+To hash a stranger's body takes time, too, and everybody's: where many come at once they take turns.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import heapq
 import os
 import tempfile
 from collections.abc import Callable
 from typing import IO, Final
 
-from freehold.domain.errors import PayloadTooLarge, Throttled, TooSlow, Unavailable
+from freehold.domain.errors import PayloadTooLarge, Throttled, Unavailable
 from freehold.gateway.bounds import GatewayLimits
 
 READ_BYTES: Final = 256 * 1024
+UNCROWDED: Final = 8
+"""As many bodies of strangers may come at once as fast as they can. Where there are more,"""
+TURN_BYTES: Final = 64 * 1024
+"""each waits for a turn when so much of it has come,"""
+TURN_S: Final = 0.05
+TURNS: Final = 16
+"""and in each TURN_S so many go on: some 20 to 80 MB/s in all, as much coming at once as the system hands over."""
 
 
 class _Crowd:
@@ -47,10 +58,18 @@ class Spools:
         self._known_bytes = 0
         self._crowds: dict[str, _Crowd] = {}
         self._unknown_bytes = 0
+        self._strangers = 0
+        self._queue: list[Spool] = []
+        self._is_timed = False
 
     @property
     def held_bytes(self) -> int:
         return self._known_bytes + self._unknown_bytes
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether there are so many strangers that they take turns."""
+        return self._strangers > UNCROWDED
 
     def of_caller(self, owner: str, *, max_bytes: int, expected: int | None = None) -> Spool:
         """For the body of a caller who is known, counted for `owner`. `expected` is its Content-Length."""
@@ -58,7 +77,48 @@ class Spools:
 
     def of_stranger(self, source: str, owner: str, *, max_bytes: int, expected: int | None = None) -> Spool:
         """For a body whose caller is not known yet, counted for where it comes from until `Spool.admit`."""
+        self._strangers += 1
         return Spool(self, owner, source, max_bytes=max_bytes, expected=expected)
+
+    def queue(self, spool: Spool, pause: Callable[[], None], resume: Callable[[], None]) -> None:
+        """Let a stranger's body that has just grown wait for its turn, if there are many.
+
+        `pause` has no more of it come until `resume`.
+        """
+        if spool.source is None or not self.is_crowded or spool.size < spool.turn_ends_at:
+            return
+        pause()
+        if spool.resume is None:
+            spool.resume = resume
+            self._queue.append(spool)
+        if not self._is_timed:
+            self._is_timed = True
+            asyncio.get_running_loop().call_later(TURN_S, self._next_turn)
+
+    def _next_turn(self) -> None:
+        now = self.clock()
+        waiting = [spool for spool in self._queue if spool.resume is not None]
+        # Half of the turns are for those that will be done soonest, half for those that have waited the longest.
+        going = set(heapq.nsmallest(TURNS // 2, waiting, key=lambda one: one.waits_for(now, 0)))
+        for spool in waiting:
+            if len(going) == TURNS:
+                break
+            going.add(spool)
+        self._queue = [spool for spool in waiting if spool not in going]
+        self._is_timed = bool(self._queue)
+        if self._is_timed:
+            asyncio.get_running_loop().call_later(TURN_S, self._next_turn)
+        for spool in going:
+            resume, spool.resume = spool.resume, None
+            spool.turn_ends_at = spool.size + TURN_BYTES
+            if resume is not None:
+                resume()
+
+    def leave(self, spool: Spool) -> None:
+        """`spool` is no stranger's any more."""
+        spool.resume = None
+        if spool.source is not None:
+            self._strangers -= 1
 
     def take(self, spool: Spool, count: int) -> None:
         """Count `count` bytes more. Raises Throttled."""
@@ -130,8 +190,10 @@ class Spool:
         "held",
         "keep",
         "owner",
+        "resume",
         "size",
         "source",
+        "turn_ends_at",
     )
 
     def __init__(
@@ -153,17 +215,18 @@ class Spool:
         self.held = 0
         """What is counted of it."""
         self.began_at = spools.clock()
+        self.resume: Callable[[], None] | None = None
+        """What lets it go on, while it waits for its turn."""
+        self.turn_ends_at = TURN_BYTES
 
     def write(self, data: bytes) -> None:
         """Take the next bytes.
 
-        Raises PayloadTooLarge, TooSlow, Throttled, or Unavailable when the disk takes no more.
+        Raises PayloadTooLarge, Throttled, or Unavailable when the disk takes no more.
         """
         size = self.size + len(data)
         if size > self._max_bytes:
             raise too_large(self._max_bytes)
-        if size != self._expected:
-            self._check_pace(size)
         self._sha256.update(data)
         if self.keep:
             if self._gave_way:
@@ -172,23 +235,15 @@ class Spool:
             self._store(data)
         self.size = size
 
-    def _check_pace(self, size: int) -> None:
-        limits = self._spools.limits
-        late_s = self._spools.clock() - self.began_at - limits.body_grace_s
-        if late_s > 0 and size < late_s * limits.body_min_bytes_per_s:
-            raise TooSlow(
-                f"The request's body comes too slowly: {size} bytes in {late_s + limits.body_grace_s:.0f} s, "
-                f"at least {limits.body_min_bytes_per_s} bytes/s are wanted"
-            )
-
     def _store(self, data: bytes) -> None:
         spools = self._spools
         if self._file is None:
             limits = spools.limits
-            if (
-                self.held <= limits.memory_spool_bytes
-                and spools.memory_bytes + len(data) <= limits.memory_spool_bytes_total
-            ):
+            most = limits.memory_spool_bytes
+            if self.source is not None and spools.is_crowded:
+                # Memory that many take and leave at random is not given back to the system.
+                most = min(most, TURN_BYTES)
+            if self.held <= most and spools.memory_bytes + len(data) <= limits.memory_spool_bytes_total:
                 self._memory.append(data)
                 spools.memory_bytes += len(data)
                 return
@@ -216,6 +271,7 @@ class Spool:
         if self.source is not None:
             held = self.held
             self._spools.give_back(self)
+            self._spools.leave(self)
             self.source = None
             self._spools.take(self, held)
 
@@ -254,6 +310,8 @@ class Spool:
     def close(self) -> None:
         """Forget the body. May be called again."""
         self._forget()
+        self._spools.leave(self)
+        self.source = None
         self.size = 0
 
     def _forget(self) -> None:

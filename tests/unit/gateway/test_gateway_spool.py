@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 from pathlib import Path
 
 import pytest
 
-from freehold.domain.errors import PayloadTooLarge, Throttled, TooSlow, Unavailable
+from freehold.domain.errors import PayloadTooLarge, Throttled, Unavailable
 from freehold.gateway.bounds import GatewayLimits
-from freehold.gateway.spool import Spool, Spools
+from freehold.gateway.spool import TURN_BYTES, TURN_S, TURNS, UNCROWDED, Spool, Spools
 
 LIMITS = GatewayLimits(
     memory_spool_bytes=100,
@@ -19,8 +20,6 @@ LIMITS = GatewayLimits(
     spool_bytes_total=1000,
     spool_unknown_bytes_per_source=600,
     spool_unknown_bytes_total=1000,
-    body_min_bytes_per_s=10,
-    body_grace_s=10.0,
 )
 
 
@@ -176,31 +175,53 @@ def test_a_crowd_at_one_address_gives_way_to_one_body_from_elsewhere(house: Hous
     assert house.spools.held_bytes == 0
 
 
-def test_a_body_that_comes_too_slowly_is_refused_once_its_grace_is_over(house: House):
-    body = house.stranger(expected=500)
-    for _ in range(10):
-        house.now += 1
-        body.write(b"x")
-    house.now += 2
-    with pytest.raises(TooSlow, match=r"10 bytes/s"):
-        body.write(b"x")
-    body.close()
-    fast = house.stranger(expected=500)
-    house.now += 30
-    fast.write(b"x" * 200)
-    house.now += 20
-    fast.write(b"x" * 299)
-    house.now += 1000
-    fast.write(b"x")  # the last byte: nothing is to be waited for any more
-    fast.close()
+def test_many_strangers_take_turns_and_few_do_not(house: House):
+    async def main() -> None:
+        paused: list[Spool] = []
+        resumed: list[Spool] = []
 
+        def stranger(source: str) -> Spool:
+            made = house.spools.of_stranger(source, "k", max_bytes=10 * TURN_BYTES)
+            made.keep = False
+            return made
 
-def test_a_body_for_nothing_keeps_the_pace_too(house: House):
-    body = house.stranger()
-    body.keep = False
-    house.now += 12
-    with pytest.raises(TooSlow):
-        body.write(b"x")
+        def grow(body: Spool, size: int = TURN_BYTES) -> None:
+            body.write(b"x" * size)
+            house.spools.queue(body, lambda: paused.append(body), lambda: resumed.append(body))
+
+        few = [stranger(f"1.1.1.{number}") for number in range(UNCROWDED)]
+        caller = house.spools.of_caller("k", max_bytes=10 * TURN_BYTES)
+        caller.keep = False
+        for body in (*few, caller):
+            grow(body)
+        assert paused == []
+        many = [stranger(f"2.2.2.{number}") for number in range(TURNS + 5)]
+        small = stranger("3.3.3.3")
+        grow(small, TURN_BYTES - 1)
+        for body in (*many, caller):
+            grow(body)
+        assert paused == many
+        many[1].close()
+        many[2].admit()
+        await asyncio.sleep(TURN_S * 1.5)
+        assert len(resumed) == TURNS
+        await asyncio.sleep(TURN_S)
+        assert set(resumed) == {many[0], *many[3:]}
+        assert len(resumed) == len(many) - 2
+        grow(many[0], 1)
+        assert len(paused) == len(many), "its next turn is not over"
+        grow(many[0])
+        assert len(paused) == len(many) + 1
+        for body in (*few, *many, small, caller):
+            body.close()
+            body.close()
+        again = stranger("4.4.4.4")
+        grow(again)
+        assert len(paused) == len(many) + 1
+        again.close()
+
+    asyncio.run(main())
+    assert house.spools.held_bytes == 0
 
 
 def test_a_body_that_is_too_large_is_refused_at_its_first_byte_too_many(house: House):
