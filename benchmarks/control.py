@@ -1,6 +1,8 @@
-"""Operations of the control plane, one connection, one request at a time, beside moto's server; then at scale.
+"""Operations of the control plane beside moto's server: by one caller, by several at once; then at scale.
 
-The same bodies go to both, by turns in one run, signed beforehand: the client's own work is not what is measured.
+The same bodies go to both, by turns in one run, signed beforehand: the client's own work is not what is measured. How
+long an operation takes is measured by one caller with one request at a time; how many there are in a second by one
+and by CALLERS at once. moto is given the better of its two rates.
 Freehold's changes are durable before they are answered (SQLite in WAL mode with synchronous=FULL); moto's server keeps
 them in memory. moto ignores maxResults: with the usual number of samples there are as many runtimes as lines of a page,
 so that both answer the same. At scale, Freehold alone is measured with few and with many runtimes and versions in its
@@ -27,7 +29,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from benchmarks import bare
+from benchmarks import bare, callers
 from benchmarks.samples import summary
 from tools import calls, ephemeral
 
@@ -36,6 +38,10 @@ START_TIMEOUT_S = 60.0
 SETTLE_TIMEOUT_S = 300.0
 WARM_UP = 5
 PAGE = 100
+CALLERS = 16
+AT_ONCE = {"page": 100, "get": 200, "update": 200, "create": 200}
+"""How many of them make a round. Those that make runtimes come last: moto's page would grow with them."""
+ROUNDS = 3
 MANY_RUNTIMES, VERSIONS_EACH = 10_000, 10
 
 
@@ -47,16 +53,23 @@ class Target:
     host: str | None
     configuration: dict[str, Any]
     durations_s: dict[str, list[float]] = field(default_factory=dict[str, list[float]])
+    made: list[str] = field(default_factory=list[str])
+    """Ids of runtimes that are there."""
 
     def __post_init__(self) -> None:
         self.connection = http.client.HTTPConnection(urlsplit(self.caller.url).netloc, timeout=60)
 
-    def send(self, operation: str, method: str, path: str, document: Any = None) -> dict[str, Any]:
-        """The answer. Raises CallFailed."""
+    def signed(self, method: str, path: str, document: Any) -> tuple[dict[str, str], bytes]:
+        """Headers and body of a request."""
         body = b"" if document is None else json.dumps(document).encode()
         headers = self.caller.signed(method, path, body, {"Content-Type": "application/json"})
         if self.host is not None:
             headers["Host"] = self.host
+        return headers, body
+
+    def send(self, operation: str, method: str, path: str, document: Any = None) -> dict[str, Any]:
+        """The answer. Raises CallFailed."""
+        headers, body = self.signed(method, path, document)
         began = time.perf_counter()
         self.connection.request(method, path, body, headers)
         answer = self.connection.getresponse()
@@ -93,36 +106,69 @@ def measure(samples: int) -> dict[str, Any]:
         moto_target = Target(other, MOTO_HOST, ours.configuration)
         _side_by_side((ours, moto_target), samples)
         freehold, theirs = ours.reported(), moto_target.reported()
+        at_once = _at_once(ours, moto_target)
         scale = _at_scale(server, ours, samples)
-    ratios = {name: round(freehold[name]["per_second"] / theirs[name]["per_second"], 2) for name in freehold}
+    one = {name: round(freehold[name]["per_second"] / theirs[name]["per_second"], 2) for name in freehold}
+    best = {name: max(theirs[name]["per_second"], at_once["moto"][name]) for name in AT_ONCE}
+    several = {name: round(at_once["freehold"][name] / best[name], 2) for name in AT_ONCE}
     return {
         "durability": "freehold: WAL, synchronous=FULL; moto: memory",
         "freehold": freehold,
         "moto": theirs,
-        "rate_over_motos": ratios,
+        "per_second_at_once": {"callers": CALLERS, **at_once},
+        "rate_over_motos": {"one_caller": one, "callers_at_once": several},
         "scale": scale,
     }
 
 
 def _side_by_side(targets: tuple[Target, ...], samples: int) -> None:
-    made: dict[int, list[str]] = {id(target): [] for target in targets}
     for number in range(WARM_UP + samples):
         for target in targets:
-            made[id(target)].append(target.create(f"bench_{number}"))
-    _settle(targets[0], made)
+            target.made.append(target.create(f"bench_{number}"))
+    _settle(targets[0])
     for number in range(WARM_UP + samples):
         for target in targets:
-            runtime_id = made[id(target)][number]
+            runtime_id = target.made[number]
             target.send("get", "GET", f"/runtimes/{runtime_id}/")
             target.send("update", "PUT", f"/runtimes/{runtime_id}/", target.configuration)
             target.send("page", "POST", f"/runtimes/?maxResults={PAGE}")
-    _settle(targets[0], made)
+    _settle(targets[0])
 
 
-def _settle(ours: Target, made: dict[int, list[str]]) -> None:
+def _settle(ours: Target) -> None:
     """Nothing ever happens in moto's: there it would not end."""
-    for runtime_id in made[id(ours)]:
+    for runtime_id in ours.made:
         ours.settle(runtime_id)
+
+
+def _at_once(ours: Target, theirs: Target) -> dict[str, dict[str, float]]:
+    """Operations in a second of CALLERS callers, by turns. Of the rounds the median: both share the machine."""
+    rates: dict[str, dict[str, float]] = {"freehold": {}, "moto": {}}
+    for operation, number in AT_ONCE.items():
+        taken: dict[str, list[float]] = {"freehold": [], "moto": []}
+        for turn in range(ROUNDS):
+            for name, target in (("freehold", ours), ("moto", theirs)):
+                requests = [_request(target, operation, turn * number + at) for at in range(number)]
+                address = urlsplit(target.caller.url)
+                taken[name].append(callers.run(address.netloc, requests, callers=CALLERS))
+        for name, seconds in taken.items():
+            rates[name][operation] = round(number / sorted(seconds)[ROUNDS // 2], 1)
+    _settle(ours)
+    return rates
+
+
+def _request(target: Target, operation: str, number: int) -> bytes:
+    """One of many; an update never meets another of the same runtime under way, which both could refuse."""
+    path = f"/runtimes/{target.made[number % len(target.made)]}/"
+    method, path, document = {
+        "page": ("POST", f"/runtimes/?maxResults={PAGE}", None),
+        "get": ("GET", path, None),
+        "update": ("PUT", path, target.configuration),
+        "create": ("PUT", "/runtimes/", {"agentRuntimeName": f"at_once_{number}", **target.configuration}),
+    }[operation]
+    headers, body = target.signed(method, path, document)
+    headers.setdefault("Host", urlsplit(target.caller.url).netloc)
+    return callers.request(method, path, headers, body)
 
 
 def _at_scale(server: ephemeral.EphemeralServer, target: Target, samples: int) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The store in one SQLite file: the default.
 
 Not for the verbs (`store.sql`). Invariant: a change that was answered survives a crash of the machine (WAL with
-synchronous=FULL), and there is one writer at a time, which waits a bounded while for its turn.
+synchronous=FULL), and there is one writer at a time, which waits a bounded while for its turn (`group_commit`).
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-import threading
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,9 +20,9 @@ import sqlalchemy as sa
 from sqlalchemy import event, exc
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from freehold.domain.errors import Unavailable
 from freehold.store import migrations
 from freehold.store.base import StoreRefused
+from freehold.store.group_commit import GroupCommit
 from freehold.store.sql import SqlStore
 
 BUSY_TIMEOUT_S: Final = 5.0
@@ -36,13 +35,12 @@ class SqliteStore(SqlStore):
     """Use `open_store`. Thread-safe; `close` when no verb is under way."""
 
     def __init__(self, engine: sa.Engine) -> None:
-        super().__init__(self._one_reader, self._one_writer)
+        for_writes = engine.execution_options(**{_WRITES: True})
+        self._writer = GroupCommit(for_writes.connect, timeout_s=BUSY_TIMEOUT_S)
+        super().__init__(self._one_reader, self._writer.transaction)
         self._engine = engine
-        self._writer = threading.Lock()
-        self._for_writes = engine.execution_options(**{_WRITES: True})
         # Taking a connection out of the engine's pool takes longer than what most verbs do with it.
         self._idle_readers: list[sa.Connection] = []
-        self._idle_writer: sa.Connection | None = None
 
     @property
     def reads_wait(self) -> bool:
@@ -51,8 +49,8 @@ class SqliteStore(SqlStore):
 
     def close(self) -> None:
         """Close every connection."""
-        writer, self._idle_writer = self._idle_writer, None
-        for connection in (*self._idle_readers, *([] if writer is None else [writer])):
+        self._writer.close()
+        for connection in self._idle_readers:
             connection.close()
         self._idle_readers.clear()
         self._engine.dispose()
@@ -69,20 +67,6 @@ class SqliteStore(SqlStore):
             self._idle_readers.append(connection)
         else:
             connection.close()
-
-    @contextmanager
-    def _one_writer(self) -> Generator[sa.Connection]:
-        if not self._writer.acquire(timeout=BUSY_TIMEOUT_S):
-            raise Unavailable("The server's database is busy")
-        try:
-            connection, self._idle_writer = self._idle_writer, None
-            if connection is None:
-                connection = self._for_writes.connect()
-            with _closed_on_failure(connection), connection.begin():
-                yield connection
-            self._idle_writer = connection
-        finally:
-            self._writer.release()
 
 
 @contextmanager
