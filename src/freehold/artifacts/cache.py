@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import os
 import re
 import secrets
 import threading
@@ -88,7 +89,7 @@ class BundleCache:
     def hold(self, name: str) -> bool:
         """Whether the bundle is there; if so, it is held as by `bundle`. From any thread."""
         with self._holding:
-            if not (self._root / name).is_dir():
+            if not os.path.isdir(os.path.join(self._root, name)):  # noqa: PTH112, PTH118 - a tenth of a Path's time
                 return False
             self._held.setdefault(name, []).append(self._clock())
             return True

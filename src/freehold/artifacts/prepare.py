@@ -53,7 +53,7 @@ class Preparer:
         """
         stamp = self._source.check(artifact.source)
         known = None if stamp is None else self._known.get((artifact, stamp))
-        if known is None or not self._cache.hold(Path(known.code_dir).name):
+        if known is None or not self._cache.hold(_name(known)):
             return None
         if not os.access(known.program.interpreter.executable, os.X_OK):
             self.release(known)
@@ -80,7 +80,7 @@ class Preparer:
 
     def release(self, prepared: Prepared) -> None:
         """The bundle's use is recorded, or it is not used: from here on it may be removed when nothing uses it."""
-        self._cache.release(Path(prepared.code_dir).name)
+        self._cache.release(_name(prepared))
 
     def _start(self, artifact: CodeArtifact) -> _Start:
         interpreter = self._interpreters.find(artifact.runtime)
@@ -106,6 +106,11 @@ class Preparer:
             stamp = self._source.fetch(source, copy, stop)
         with copy.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest(), stamp
+
+
+def _name(prepared: Prepared) -> str:
+    """Of the bundle, in the cache."""
+    return prepared.code_dir.rpartition("/")[2]
 
 
 class _Known:

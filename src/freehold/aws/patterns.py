@@ -52,9 +52,10 @@ class Pattern:
 
     def matches(self, text: str) -> bool:
         """Whether the whole of `text` is taken. Linear in its length."""
-        if self._refused is not None and self._refused.match(text) is not None:
+        data = text.encode()  # RE2 reads UTF-8; given text, its module maps every position back
+        if self._refused is not None and self._refused.match(data) is not None:
             return False
-        return self._taken.fullmatch(text) is not None
+        return self._taken.fullmatch(data) is not None
 
 
 @lru_cache(maxsize=1024)
@@ -78,6 +79,7 @@ def _compile(source: str, translated: str) -> Any:
     options = _re2.Options()
     options.max_mem = _MEMORY_BYTES
     options.log_errors = False
+    options.never_capture = True
     try:
         return _re2.compile(translated, options)
     except _re2.error as error:

@@ -44,8 +44,7 @@ def create(context: Context, scope: Scope, params: Params) -> Outcome:
     normal = configuration.normalise(params, context.reach)
     asked = once("CreateAgentRuntime", params)
     name: str = params["agentRuntimeName"]
-    suffix = "".join(secrets.choice(_SUFFIX_ALPHABET) for _ in range(_SUFFIX_LENGTH))
-    key = RuntimeKey(scope, f"{name}-{suffix}")
+    key = RuntimeKey(scope, f"{name}-{_suffix()}")
     with _artifact(context, scope, normal, asked) as found:
         if isinstance(found, Receipt):
             receipt = found
@@ -180,6 +179,17 @@ def version_status(runtime: RuntimeRow, version: int, own: RuntimeStatus) -> Run
 
 
 # -- parts --------------------------------------------------------------------------------------------------------
+
+
+def _suffix() -> str:
+    """Letters and digits that can't be guessed, each as likely as any; from one call of the system."""
+    fair = len(_SUFFIX_ALPHABET) * (256 // len(_SUFFIX_ALPHABET))
+    drawn = ""
+    while len(drawn) < _SUFFIX_LENGTH:
+        drawn += "".join(
+            _SUFFIX_ALPHABET[byte % len(_SUFFIX_ALPHABET)] for byte in secrets.token_bytes(16) if byte < fair
+        )
+    return drawn[:_SUFFIX_LENGTH]
 
 
 def _is_whole(runtime: RuntimeRow, version: int) -> bool:

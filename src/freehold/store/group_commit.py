@@ -55,6 +55,11 @@ class GroupCommit:
         self._group: _Group | None = None
         self._idle: sa.Connection | None = None
 
+    @property
+    def waiting(self) -> int:
+        """How many threads wait for their turn."""
+        return len(self._queue)
+
     def close(self) -> None:
         """Close the connection. No transaction is under way."""
         idle, self._idle = self._idle, None
@@ -127,7 +132,7 @@ class GroupCommit:
         try:
             connection.begin()
         except BaseException:
-            connection.close()
+            _discard(connection)
             raise
         return _Group(connection)
 
@@ -142,7 +147,7 @@ class GroupCommit:
                 return
             group.connection.rollback()
             if not is_refusal:
-                group.connection.close()
+                _discard(group.connection)
                 group.connection = self._connect()
             group.connection.begin()
         except Exception as failure:
@@ -182,7 +187,7 @@ class GroupCommit:
                 if keeps:
                     self._idle = group.connection
                 else:
-                    group.connection.close()
+                    _discard(group.connection)
             finally:
                 self._hand_on()
                 for done in group.waiting:
@@ -191,3 +196,9 @@ class GroupCommit:
 
 def _run(connection: sa.Connection, text: str) -> None:
     connection.connection.cursor().execute(text)
+
+
+def _discard(connection: sa.Connection) -> None:
+    """Close it for good: given back to a pool, it might still be within a transaction."""
+    connection.invalidate()
+    connection.close()
