@@ -31,6 +31,19 @@ class OutputMismatch(Exception):
     """An output is not what the model says it is: a bug of whoever made it. Names members, never values."""
 
 
+class Kept(dict[str, Any]):
+    """A structure, always of the same shape, that many answers have in a list: what was written of it is kept with it.
+
+    It must not be changed once it has been written.
+    """
+
+    __slots__ = ("written",)
+
+    def __init__(self, members: Mapping[str, Any]) -> None:
+        super().__init__(members)
+        self.written: bytes | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Response:
     """The parts of a response. `stream` is the output's streaming member as it was given; then `body` is empty."""
@@ -86,8 +99,21 @@ class Serializer:
         if not any(member.location == "body" for member in shape.members.values()):
             # 204 has no body; the others get the empty object that SDKs are used to.
             return Response(status, headers, b"") if status == 204 else Response(status, _as_json(headers), b"{}")
+        kept = [self._kept_list(shape.members[name], inside.pop(name)) for name in _of_kept(inside)]
         body = msgspec.json.encode(_written(shape.name, self._types.structure(shape.name), inside))
+        if kept:
+            rest = () if body == b"{}" else (body[1:-1],)
+            body = b"{%b}" % b",".join((*kept, *rest))
         return Response(status, _as_json(headers), body)
+
+    def _kept_list(self, member: Member, items: list[Kept]) -> bytes:
+        """A list as a member of an object."""
+        shape = self._service.shapes[self._service.shapes[member.shape].element]
+        for item in items:
+            if item.written is None:
+                item.written = msgspec.json.encode(_written(shape.name, self._types.structure(shape.name), item))
+        parts = cast("list[bytes]", [item.written for item in items])
+        return b'"%b":[%b]' % (member.wire_name.encode(), b",".join(parts))
 
     def _payload(
         self, status: int, headers: list[tuple[bytes, bytes]], member: Member, name: str, inside: dict[str, Any]
@@ -119,6 +145,15 @@ class Serializer:
         if any(ord(character) < 0x20 or ord(character) == 0x7F for character in text):
             raise OutputMismatch(f"{name} has a control character, which a header can't hold")
         return text.encode()
+
+
+def _of_kept(members: Mapping[str, Any]) -> list[str]:
+    """Which of them are lists of Kept."""
+    return [
+        name
+        for name, value in members.items()
+        if isinstance(value, list) and value and all(item.__class__ is Kept for item in cast("list[Any]", value))
+    ]
 
 
 class _Types:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
 
 import msgspec
 
 from freehold.control.certificates import Certificates
+from freehold.control.lines import Lines
 from freehold.control.paging import Pages
 from freehold.control.reach import PUBLIC_INTERNET, Reach
 from freehold.control.reconciler import Preparer, Work
@@ -40,6 +41,7 @@ class Context:
     reach: Reach = PUBLIC_INTERNET
     """Where authorizers' documents and keys may be."""
     certificates: Certificates | None = None
+    lines: Lines = field(default_factory=Lines)
     max_runtimes: int = limits.MAX_RUNTIMES
     max_versions: int = limits.MAX_VERSIONS_PER_RUNTIME
     max_endpoints: int = limits.MAX_ENDPOINTS_PER_RUNTIME

@@ -131,20 +131,7 @@ def delete(context: Context, scope: Scope, params: Params) -> Outcome:
 def list_(context: Context, scope: Scope, params: Params) -> Outcome:
     """One page of runtimes, oldest first: new ones never shift a page already read."""
     rows, token = page(context, scope, params.get("maxResults"), params.get("nextToken"))
-    above = arns.runtimes(scope.region, scope.account)
-    lines = [
-        {
-            "agentRuntimeArn": above + row.runtime_id,
-            "agentRuntimeId": row.runtime_id,
-            "agentRuntimeVersion": str(row.latest_version),
-            "agentRuntimeName": row.name,
-            # Required in the output's model, optional in the input's (spec section 3.3).
-            "description": row.description or "",
-            "lastUpdatedAt": row.updated_at,
-            "status": row.status,
-        }
-        for row in rows
-    ]
+    lines = [context.lines.of(scope, row) for row in rows]
     output: dict[str, Any] = {"agentRuntimes": lines}
     if token is not None:
         output["nextToken"] = token

@@ -37,11 +37,17 @@ class Compiled:
 
     def rows(self, db: sa.Connection, parameters: Mapping[str, Any]) -> list[Row]:
         """All rows of a SELECT."""
+        return [self.read(db, row) for row in self.raw_rows(db, parameters)]
+
+    def raw_rows(self, db: sa.Connection, parameters: Mapping[str, Any]) -> list[Row]:
+        """All rows of a SELECT as the driver gives them: for who may know them already, and `read`s what is new."""
         form = self._forms.get(db.dialect.name) or self._compile(db.dialect)
         found: list[Row] = _execute(db, form, parameters).fetchall()
-        if not form.columns or not found:
-            return found
-        return [_read(row, form.columns) for row in found]
+        return found
+
+    def read(self, db: sa.Connection, row: Row) -> Row:
+        """A row of `raw_rows` with its values as they are meant."""
+        return _read(row, (self._forms.get(db.dialect.name) or self._compile(db.dialect)).columns)
 
     def first(self, db: sa.Connection, parameters: Mapping[str, Any]) -> Row | None:
         """The first row of a SELECT."""
@@ -49,7 +55,7 @@ class Compiled:
         cursor = _execute(db, form, parameters)
         row: Row | None = cursor.fetchone()
         cursor.close()
-        return row if row is None or not form.columns else _read(row, form.columns)
+        return None if row is None else _read(row, form.columns)
 
     def scalar(self, db: sa.Connection, parameters: Mapping[str, Any]) -> Any:
         """The first column of the first row of a SELECT; None when there is no row."""
@@ -91,6 +97,8 @@ def _execute(db: sa.Connection, form: _Form, parameters: Mapping[str, Any]) -> A
 
 
 def _read(row: Row, columns: list[tuple[int, _Process]]) -> Row:
+    if not columns:
+        return row
     made = list(row)
     for at, process in columns:
         made[at] = process(made[at])

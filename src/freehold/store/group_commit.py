@@ -78,10 +78,10 @@ class GroupCommit:
         alone = group.members == 1
         try:
             if not alone:
-                _run(group.connection, "SAVEPOINT member")
+                run(group.connection, "SAVEPOINT member")
             yield group.connection
             if not alone:
-                _run(group.connection, "RELEASE member")
+                run(group.connection, "RELEASE member")
         except BaseException as error:
             self._undo(group, alone=alone, error=error)
             try:
@@ -142,8 +142,8 @@ class GroupCommit:
         try:
             if not alone:
                 group.is_suspect = group.is_suspect or not is_refusal
-                _run(group.connection, "ROLLBACK TO member")
-                _run(group.connection, "RELEASE member")
+                run(group.connection, "ROLLBACK TO member")
+                run(group.connection, "RELEASE member")
                 return
             group.connection.rollback()
             if not is_refusal:
@@ -194,7 +194,8 @@ class GroupCommit:
                     done.release()
 
 
-def _run(connection: sa.Connection, text: str) -> None:
+def run(connection: sa.Connection, text: str) -> None:
+    """Run a statement on the driver's own cursor."""
     connection.connection.cursor().execute(text)
 
 

@@ -33,9 +33,11 @@ from freehold.store.base import (
     VersionRow,
     VersionSummary,
 )
+from freehold.store.listing import Listing
 from freehold.store.sql_endpoints import EndpointVerbs
 from freehold.store.sql_keys import KeyVerbs
 from freehold.store.sql_resources import ResourceVerbs
+from freehold.store.steps import Connecting
 
 _S = RuntimeStatus
 _STATUS = {status.value: status for status in RuntimeStatus}
@@ -47,6 +49,10 @@ _SEAL = "vault seal"
 
 class SqlStore(EndpointVerbs, KeyVerbs, ResourceVerbs):
     """Implements `store.base.Store`; see there for what each verb promises."""
+
+    def __init__(self, read: Connecting, write: Connecting) -> None:
+        super().__init__(read, write)
+        self._listing = Listing()
 
     # -- changes of agent runtimes --------------------------------------------------------------------------------
 
@@ -160,13 +166,8 @@ class SqlStore(EndpointVerbs, KeyVerbs, ResourceVerbs):
             return runtime, steps.get_version(db, key, runtime.latest_version if version is None else version)
 
     def list_runtimes(self, scope: Scope, *, after: Position | None, limit: int) -> list[RuntimeSummary]:
-        query, parameters = statements.RUNTIMES, {**statements.scope_parameters(scope), "of_limit": limit}
-        if after is not None:
-            query = statements.RUNTIMES_AFTER
-            parameters |= {"of_after": after.created_at, "of_runtime": after.runtime_id}
         with self._read() as db:
-            rows = query.rows(db, parameters)
-        return [RuntimeSummary(r[0], r[1], _STATUS[r[2]], r[3], r[4], r[5], r[6]) for r in rows]
+            return self._listing.page(db, scope, after=after, limit=limit)
 
     def live_versions(self, scope: Scope, runtime_ids: Collection[str]) -> dict[str, int | None]:
         query = sa.select(_E.runtime_id, _E.live_version).where(

@@ -176,27 +176,23 @@ VERSIONS = Compiled(
 )
 
 _RUNTIMES = (
-    sa.select(
-        _R.runtime_id,
-        _R.name,
-        _R.status,
-        _R.latest_version,
-        _V.description,
-        _R.created_at,
-        _R.updated_at,
-    )
-    .select_from(schema.agent_runtimes)
-    .join(schema.versions, sa.and_(*same_runtime(_V), _V.version == _R.latest_version))
+    sa.select(_R.runtime_id, _R.name, _R.status, _R.latest_version, _R.created_at, _R.updated_at)
     .where(*_in_scope(_R))
     .order_by(_R.created_at, _R.runtime_id)
     .limit(_LIMIT)
 )
+_AFTER_RUNTIME = sa.or_(
+    _R.created_at > _AFTER, sa.and_(_R.created_at == _AFTER, _R.runtime_id > sa.bindparam("of_runtime"))
+)
 RUNTIMES = Compiled(_RUNTIMES)
-RUNTIMES_AFTER = Compiled(
-    _RUNTIMES.where(
-        sa.or_(
-            _R.created_at > _AFTER,
-            sa.and_(_R.created_at == _AFTER, _R.runtime_id > sa.bindparam("of_runtime")),
-        )
-    )
+RUNTIMES_AFTER = Compiled(_RUNTIMES.where(_AFTER_RUNTIME))
+
+_DESCRIPTIONS = _RUNTIMES.join_from(
+    schema.agent_runtimes, schema.versions, sa.and_(*same_runtime(_V), _V.version == _R.latest_version)
+).with_only_columns(_R.runtime_id, _V.description)
+DESCRIPTIONS = Compiled(_DESCRIPTIONS)
+DESCRIPTIONS_AFTER = Compiled(_DESCRIPTIONS.where(_AFTER_RUNTIME))
+"""Of the latest versions of the runtimes that RUNTIMES, RUNTIMES_AFTER list: most of what a listing would take."""
+DESCRIPTION = Compiled(
+    sa.select(_V.description).where(*_of_runtime(_V), _V.version == sa.bindparam("of_version", type_=sa.Integer()))
 )

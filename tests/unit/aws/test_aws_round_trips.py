@@ -16,7 +16,7 @@ from botocore.serialize import create_serializer
 
 from freehold.aws.parse import Parser
 from freehold.aws.router import Router
-from freehold.aws.serialize import OutputMismatch, Serializer
+from freehold.aws.serialize import Kept, OutputMismatch, Serializer
 from freehold.aws.validate import Invalid, Validator
 
 SESSION = botocore.session.get_session()
@@ -150,3 +150,23 @@ def test_a_header_member_can_not_bring_another_header():
     of = service("bedrock-agentcore")
     with pytest.raises(OutputMismatch, match="runtimeSessionId"):
         Serializer(of).output(of.operations["StopRuntimeSession"], {"runtimeSessionId": "x\r\nset-cookie: a=b"})
+
+
+def test_lines_that_are_kept_as_they_were_written_are_the_same_answer():
+    of = service("bedrock-agentcore-control")
+    operation = of.operations["ListAgentRuntimes"]
+    for seed in SEEDS:
+        output = Maker(of, seed).structure(operation.output)
+        plain = Serializer(of).output(operation, output)
+        serializer = Serializer(of)
+        kept = {**output, "agentRuntimes": [Kept(line) for line in output["agentRuntimes"]]}
+        for _ in range(2):
+            answer = serializer.output(operation, kept)
+            assert json.loads(answer.body) == json.loads(plain.body)
+            assert answer.headers == plain.headers
+
+
+def test_a_line_that_is_kept_and_not_the_models_is_not_written():
+    of = service("bedrock-agentcore-control")
+    with pytest.raises(OutputMismatch, match="status"):
+        Serializer(of).output(of.operations["ListAgentRuntimes"], {"agentRuntimes": [Kept({"status": 7})]})
