@@ -1,14 +1,15 @@
 """Heads like those that came before: read as `heads` reads them, for a part of the cost.
 
 Clients say the same things again and again: the same first line, names of headers in the same order, the same host.
-What of a head has been found right before is recognised by its bytes; what is new in it is read. llhttp reads every
-request's head, and what is not recognised is left to `heads`. Invariant: a head is read here as `heads` would read it,
+What of a head has been found right before is recognised by its bytes; what is new in it is read. What is not recognised
+is left to llhttp, and in the end to `heads`. Invariant: a head is read here as `heads` would read it,
 or not at all; what is remembered is bounded, and holds no value of a request's but of Host.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from typing import Final, Generic, TypeVar
 
 import httptools
@@ -26,6 +27,7 @@ MAX_HOST_BYTES: Final = 255
 MAX_RESPONSES: Final = 128
 MAX_RESPONSE_BYTES: Final = 512
 
+_VALUE: Final = rb"[\t -~\x80-\xff]*"
 _FRAMES_OTHERWISE: Final = frozenset({b"transfer-encoding", b"expect", b"upgrade"})
 _KEEP_ALIVE: Final = frozenset({b"keep-alive", b"Keep-Alive"})
 
@@ -60,22 +62,26 @@ class Recent(Generic[K, V]):
 class FirstLine:
     """A request line of HTTP/1.1."""
 
-    __slots__ = ("method", "raw_path", "raw_query")
+    __slots__ = ("method", "raw_path", "raw_query", "shape")
 
-    def __init__(self, head: RequestHead) -> None:
+    def __init__(self, head: RequestHead, shape: Shape) -> None:
         self.method = head.method
         self.raw_path = head.raw_path
         self.raw_query = head.raw_query
+        self.shape = shape
+        """That of the last head with this line: probably that of the next."""
 
 
 class Shape:
     """The names of a head's headers, each there once, and where those are that say how the head is to be read."""
 
-    __slots__ = ("connection", "host", "length", "line_ends", "names")
+    __slots__ = ("connection", "host", "length", "line_ends", "names", "pattern")
 
-    def __init__(self, names: tuple[bytes, ...]) -> None:
-        self.names = names
-        """In lower case."""
+    def __init__(self, as_sent: tuple[bytes, ...]) -> None:
+        self.names = names = tuple(name.lower() for name in as_sent)
+        lines = b"".join([re.escape(name) + b":[ \t]*(" + _VALUE + b")\r\n" for name in as_sent])
+        self.pattern = re.compile(lines + b"\r\n")
+        """Header lines of this shape. What follows a name has no control characters: the end of a line is certain."""
         self.line_ends = len(names) + 2
         self.host = names.index(b"host")
         self.length = names.index(b"content-length") if b"content-length" in names else -1
@@ -87,7 +93,7 @@ class FamiliarHead(RequestHead):
 
     __slots__ = ("first", "shape", "values")
 
-    def __init__(self, first: FirstLine, shape: Shape, values: list[bytes], content_length: int | None) -> None:
+    def __init__(self, first: FirstLine, shape: Shape, values: Sequence[bytes], content_length: int | None) -> None:
         self.method = first.method
         self.raw_path = first.raw_path
         self.raw_query = first.raw_query
@@ -168,10 +174,14 @@ class Reader:
 
     def recognise(self, data: bytes) -> FamiliarHead | None:
         """As `read`, but only a head that is like those before."""
-        first = self._first_lines.get(data[: data.find(b"\n") + 1])
-        return None if first is None else self._read_like(data, first)
-
-    def _read_like(self, data: bytes, first: FirstLine) -> FamiliarHead | None:
+        line_end = data.find(b"\n") + 1
+        first = self._first_lines.get(data[:line_end])
+        if first is None:
+            return None
+        shape = first.shape
+        match = shape.pattern.fullmatch(data, line_end)
+        if match is not None:
+            return self._familiar(first, shape, match.groups())
         fields: dict[bytes, bytes] = {}
         # Of a name that is there twice the first value stays; the number of lines tells.
         self._fields.on_header = fields.setdefault
@@ -179,10 +189,13 @@ class Reader:
             httptools.HttpRequestParser(self._fields).feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             return None
-        shape = self._shapes.get(tuple(fields))
-        if shape is None or shape.line_ends != data.count(b"\n"):
+        found = self._shapes.get(tuple(fields))
+        if found is None or found.line_ends != data.count(b"\n"):
             return None
-        values = list(fields.values())
+        first.shape = found
+        return self._familiar(first, found, tuple(fields.values()))
+
+    def _familiar(self, first: FirstLine, shape: Shape, values: Sequence[bytes]) -> FamiliarHead | None:
         if values[shape.host] not in self._hosts:
             return None
         if shape.connection >= 0 and values[shape.connection] not in _KEEP_ALIVE:
@@ -218,6 +231,6 @@ class Reader:
         ):
             if len(memory) >= most:
                 memory.clear()
-        self._first_lines[line] = FirstLine(head)
-        self._shapes[as_sent] = Shape(names)
+        shape = self._shapes[as_sent] = Shape(as_sent)
+        self._first_lines[line] = FirstLine(head, shape)
         self._hosts.add(host)

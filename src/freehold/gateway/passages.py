@@ -94,11 +94,10 @@ class Passages:
         if upstream is None:
             return False
         self.claims.rejoin(claim)
-        trace = self._tracer.begin(head.headers if seat.is_traced else ())
+        trace = self._tracer.begin(head.headers) if seat.is_traced else self._tracer.begin_new()
         passage = Passage(self, connection, head, seat, body, trace, upstream, self._clock())
         connection.begin_passage(passage, passage.started_at + self.limits.first_byte_timeout_s)
-        upstream.begin_passage(passage)
-        upstream.write(seat.agent_head.of(passage.request_id, size, trace.context) + body)
+        upstream.begin_passage(passage, seat.agent_head.of(passage.request_id, size, trace.context) + body)
         if trace.recorded:
             passage.widen()
         return True

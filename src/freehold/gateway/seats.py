@@ -8,7 +8,7 @@ header that has a say in where it goes or reaches the agent, and only while what
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from operator import itemgetter
 from typing import Any, Final
 
@@ -76,7 +76,7 @@ class _View:
         self.bounded = tuple((places[name], most) for name, most in bounds.items() if name in places)
         """Where values are that say nothing as long as they are no longer than this."""
         told = [at for name, at in places.items() if name in names]
-        self.told: Callable[[list[bytes]], Any] | None = itemgetter(*told) if told else None
+        self.told: Callable[[Sequence[bytes]], Any] | None = itemgetter(*told) if told else None
 
 
 class Seats:

@@ -107,10 +107,16 @@ class Upstream(asyncio.Protocol):
         self._may_switch = may_switch
         self._written_before = self._written
 
-    def begin_passage(self, passage: Passage) -> None:
-        """As `begin`, for a POST of which everything is written at once; `passage` is asked first."""
-        self.begin(passage, "POST")
-        self._passage = passage
+    def begin_passage(self, passage: Passage, request: bytes) -> None:
+        """As `begin` and `write`, for a POST of which everything is written at once; `passage` is asked first."""
+        self._sink = self._passage = passage
+        self._head = None
+        self._interim = 0
+        self._method = "POST"
+        self._may_switch = False
+        self._written_before = self._written
+        self._written += len(request)
+        self._transport.write(request)
 
     def hand_over(self, sink: Sink) -> None:
         """The response that is waited for is for `sink`."""

@@ -39,6 +39,11 @@ class Tracer:
             if ratio is None or not came_with.sampled:
                 return Trace(came_with, "", recorded=False)
             return Trace(came_with.child(), came_with.span_id, recorded=True)
+        return self.begin_new()
+
+    def begin_new(self) -> Trace:
+        """For a request that came with no context."""
+        ratio = self._sample_ratio
         if ratio is None:
             # Sampled: agents with an exporter of their own follow what their parent says.
             return Trace(trace_context.new(sampled=True), "", recorded=False)
