@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-import platform
 import statistics
 import sys
-import sysconfig
 import tempfile
 import time
 from collections.abc import Callable, Iterable
@@ -27,10 +25,13 @@ from benchmarks.gateway.traffic import SESSIONS, Request, Traffic, download, upl
 
 CONNECTIONS = 64
 ROUNDS = 3
+WARM_UP = 3
+"""How often each session is used before what is measured."""
 SINGLE_SHARE = 8
 """One in so many of the requests of a round is sent again over a single connection."""
 STREAMS, STREAMS_S = 100, 4.0
-WEB_SOCKETS, ROUND_TRIPS = 64, 20_000
+WEB_SOCKETS, ROUND_TRIPS = 256, 20_000
+"""So many that none has more frames a second than the service allows."""
 IDLE_STREAMS = 1000
 
 SIGNED = "freehold+sigv4"
@@ -62,8 +63,8 @@ def measure(samples: int) -> dict[str, Any]:
         built = native.build(directory)
         rows, missing = _rows(stack, built, traffic)
         bench = _Bench(built, directory, traffic, rows)
-        bench.warm_up()
         for number in range(ROUNDS):
+            bench.warm_up()
             bench.round(number, samples)
         bench.bulk()
         bench.idle()
@@ -71,7 +72,7 @@ def measure(samples: int) -> dict[str, Any]:
         told: dict[str, Any] = {
             "conditions": {
                 "processors": cores.told(),
-                "interpreter": f"{platform.python_implementation()} {platform.python_version()}, {_build()}",
+                "interpreter": stage.described(stage.interpreter()),
                 "connections": CONNECTIONS,
                 "rounds": ROUNDS,
                 "requests_per_round": samples,
@@ -84,11 +85,6 @@ def measure(samples: int) -> dict[str, Any]:
     told["ratios"] = table.ratios(told["rows"])
     print(table.text(told), file=sys.stderr)
     return told
-
-
-def _build() -> str:
-    flags = f"{sysconfig.get_config_var('CONFIG_ARGS') or ''}"
-    return "optimised build (PGO)" if "--enable-optimizations" in flags else "build without PGO"
 
 
 def _rows(stack: contextlib.ExitStack, built: Native, traffic: Traffic) -> tuple[dict[str, Row], dict[str, Any]]:
@@ -118,13 +114,18 @@ class _Bench:
         self._directory = directory
         self._traffic = traffic
         self._rows = rows
+        self._known = (Path(), Path())
 
     def warm_up(self) -> None:
-        """Every session is used once, so that what is measured is a session in use."""
-        bearers = self._file("known", self._traffic.with_known_tokens())
-        signers = self._file("signed", self._traffic.signed_by_all())
+        """As many connections behind each as it takes, and whatever is made once is made."""
+        # Made anew for each round: signatures are good for five minutes.
+        self._known = self._both("known", lambda of: [of(user, b"{}") for user in range(SESSIONS)] * WARM_UP)
         for row in self._rows.values():
-            self._run(row, "requests", signers if row.signs else bearers, CONNECTIONS)
+            self._use_every_session(row)
+
+    def _use_every_session(self, row: Row) -> None:
+        """So that what is measured next is sessions in use, and not their beginning."""
+        self._run(row, "requests", self._known[row.signs], CONNECTIONS)
 
     def round(self, number: int, samples: int) -> None:
         single = max(1, samples // SINGLE_SHARE)
@@ -137,9 +138,11 @@ class _Bench:
         sockets = self._file("sockets", [self._traffic.web_socket(user) for user in range(WEB_SOCKETS)])
         for row in _by_turns(self._rows, number):
             many, one = (files[row.signs] for files in made)
+            self._use_every_session(row)
             told = self._run(row, "requests", many, CONNECTIONS)
             row.note(requests_per_s=told["done"] / told["seconds"], p50_us=told["p50_us"], p99_us=told["p99_us"])
             self._cost(row, "cpu_us", told)
+            self._use_every_session(row)
             told = self._run(row, "requests", one, 1)
             row.note(single_p50_us=told["p50_us"], single_p99_us=told["p99_us"])
             self._cost(row, "single_cpu_us", told)

@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import json
 import os
-import platform
 import shutil
 import socket
 import subprocess
@@ -42,9 +41,30 @@ from freehold.warden import protocol as warden
 
 JWT_RUNTIME, SIGNED_RUNTIME = "bearers-0123456789", "signers-0123456789"
 _AUTHORIZER = Authorizer("of the benchmark", "keys of the benchmark", audiences=(traffic.AUDIENCE,))
+ROOT = Path(__file__).resolve().parents[2] / "src"
 SAMPLED = 0.01
 """The share of requests that get a span."""
 START_TIMEOUT_S = 30.0
+
+
+def interpreter() -> str:
+    """What runs the worker: this Python, or another of the same version, which finds this one's packages."""
+    return os.environ.get("BENCH_PYTHON", sys.executable)
+
+
+def described(executable: str) -> str:
+    """An interpreter's version, and what its build says of speed: a distribution's may be optimised and not say so."""
+    code = (
+        "import platform, sysconfig; arguments = str(sysconfig.get_config_var('CONFIG_ARGS')); "
+        "built = [word for word in ('--enable-optimizations', '--with-lto') if word in arguments]; "
+        "print('CPython', platform.python_version(), *(built or ['without --enable-optimizations']))"
+    )
+    return subprocess.run([executable, "-c", code], check=True, capture_output=True, text=True).stdout.strip()
+
+
+def _packages() -> str:
+    """Where the worker's own code and its libraries are, for whatever interpreter."""
+    return os.pathsep.join(path for path in sys.path if "site-packages" in path or path.startswith(str(ROOT)))
 
 
 class _Control:
@@ -175,7 +195,7 @@ def freehold(agent_port: int, issuer: traffic.Issuer) -> Generator[Candidate]:
         try:
             if os.read(ready, child.MAX_REPORT_BYTES) != child.READY:
                 raise RuntimeError(log_file.read_text()[-4000:])
-            yield Candidate(port, (process.pid,), f"CPython {platform.python_version()}, uvloop {uvloop.__version__}")
+            yield Candidate(port, (process.pid,), f"{described(interpreter())}, uvloop {uvloop.__version__}")
         finally:
             process.terminate()
             process.wait()
@@ -196,7 +216,8 @@ def _start(
     arguments = child.Arguments("gateway-0", config_read, ready_write, theirs.fileno(), os.getpid())
     with log_file.open("wb") as log, cores.on(cores.measured()):
         process = subprocess.Popen(
-            [sys.executable, "-m", "freehold.process", *arguments.words()],
+            [interpreter(), "-m", "freehold.process", *arguments.words()],
+            env=os.environ | {"PYTHONPATH": _packages()},
             pass_fds=(config_read, ready_write, theirs.fileno(), listener.fileno()),
             stdin=subprocess.DEVNULL,
             stderr=log,

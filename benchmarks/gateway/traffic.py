@@ -139,10 +139,6 @@ class Traffic:
 
     # -- by token -------------------------------------------------------------------------------------------------
 
-    def with_known_tokens(self) -> list[Request]:
-        """One request of every user."""
-        return [self.bearer(user, self._text()) for user in range(SESSIONS)]
-
     def with_tokens(self, count: int) -> list[Request]:
         """Of random users, SHARE_UNSEEN of them with a new token."""
         made: list[Request] = []
@@ -173,9 +169,6 @@ class Traffic:
         return _request("GET", web_socket(self._jwt_runtime), headers, b"")
 
     # -- by signature ---------------------------------------------------------------------------------------------
-
-    def signed_by_all(self) -> list[Request]:
-        return [self.signed(user, self._text()) for user in range(SESSIONS)]
 
     def signed_by_some(self, count: int) -> list[Request]:
         return [self.signed(self._random.randrange(SESSIONS), self._text()) for _ in range(count)]

@@ -108,13 +108,14 @@ class Bearers:
 
     def at_once(self, target: Target, authorization: bytes) -> Principal | None:
         """As `check` of a single Authorization header, but None where it would wait or raise."""
-        known = self._known(target, authorization)
-        if known is not None:
-            return known
         authorizer = target.contract.authorizer
         keys = None if authorizer is None else self._key_sets.current(authorizer.key_set)
         if authorizer is None or keys is None:
             return None
+        verdict = (authorizer.digest, keys.generation, hashlib.sha256(authorization).digest())
+        known = self._verdicts.get(verdict)
+        if known is not None and self._clock() < known[0]:
+            return known[1]
         # Imported by now: there are keys.
         from freehold.auth import jwt
 
@@ -123,11 +124,11 @@ class Bearers:
             verified = jwt.verify(token, keys, authorizer, now=self._now().timestamp(), skew_s=self._skew_s)
         except (TokenRefused, TokenUnreadable, SignatureRefused):
             return None
-        return self._admit(target, authorizer, keys, verified, authorization)
+        return self._admit(target, verdict, verified)
 
-    def _admit(self, target: Target, authorizer: Authorizer, keys: Keys, verified: Verified, sent: bytes) -> Principal:
+    def _admit(self, target: Target, verdict: tuple[str, str, bytes], verified: Verified) -> Principal:
         principal = Principal(target.named.account, "", verified.owner, by_token=True)
-        self._remember((authorizer.digest, keys.generation, hashlib.sha256(sent).digest()), verified, principal)
+        self._remember(verdict, verified, principal)
         return principal
 
     async def _of_token(self, target: Target, token: bytes, sent: bytes) -> Principal:
@@ -139,7 +140,8 @@ class Bearers:
         if keys is None:
             keys = await self._key_sets.get(authorizer.key_set, _question(target))
         keys, verified = await self._verify(target, authorizer, keys, token)
-        return self._admit(target, authorizer, keys, verified, sent)
+        verdict = (authorizer.digest, keys.generation, hashlib.sha256(sent).digest())
+        return self._admit(target, verdict, verified)
 
     async def _verify(self, target: Target, authorizer: Authorizer, keys: Keys, token: bytes) -> tuple[Keys, Verified]:
         # Imported by now: there are keys.

@@ -271,6 +271,10 @@ class Exchange:
 
     def relay_body(self, raw: bytes, body: framing.Framing) -> None:
         """Pass on what came of the body: nothing, too, since the head has to go out."""
+        if raw and not (self._held or self._chunks_out or self._content_only):
+            self.bytes_out += len(raw)
+            self._connection.write(self, raw)
+            return
         if self._content_only and body.content is not None:
             raw = b"".join(body.content)
             body.content.clear()

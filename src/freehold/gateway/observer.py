@@ -120,6 +120,7 @@ class Observer:
         if self._access_log is not None:
             duration_ms = int(duration_s * 1e6) / 1000
             line = Line(
+                "",
                 "POST",
                 INVOKE,
                 "",
@@ -161,6 +162,7 @@ class Observer:
         self._write(
             access_log,
             Line(  # by place: names would cost as much again
+                "",
                 exchange.head.method,
                 operation,
                 "" if operation else exchange.head.raw_path[:_MAX_PATH].decode("ascii"),

@@ -249,27 +249,45 @@ class Upstream(asyncio.Protocol):
             self._passage = None
             if passage.answered(data):
                 return
-        if self._sink is None:
+        sink, head = self._sink, self._head
+        if sink is None:
             self.abort()  # nobody asked
             return
-        if self._head is None:
+        if head is None:
             try:
                 data = self._read_head(data)
             except heads.BadResponse as error:
                 self.abort(f"an answer that is not HTTP: {error}")
                 return
-        if self._head is None:
-            return
+            if self._head is None:
+                return
         if self._held:
             self._buffer += data
         else:
             self._feed_body(data)
 
     def _feed_body(self, data: bytes) -> None:
+        """Follow the body. Each part of every stream comes this way, so that it calls little."""
+        sink, head = self._sink, self._head
+        if sink is None or head is None:
+            return
+        body = head.framing
         try:
-            self._read_body(data)
+            used = body.feed(data)
         except BadFraming as error:
             self.abort(f"a body that is not HTTP: {error}")
+            return
+        if used == len(data):
+            if used or not body.done:
+                # Nothing, too: it means that the head is not to wait for more.
+                sink.response_body(data)
+        else:
+            if used or not body.done:
+                sink.response_body(data[:used])
+            if body.done:
+                head.keep_alive = False  # more than was asked for: not to be trusted with another request
+        if body.done:
+            self._end()
 
     def eof_received(self) -> bool:
         self._closed_orderly = True
@@ -320,19 +338,6 @@ class Upstream(asyncio.Protocol):
         assert self._sink is not None
         self._sink.response_head(head)
         return data
-
-    def _read_body(self, data: bytes) -> None:
-        head = self._head
-        if head is None or self._sink is None:
-            return
-        used = head.framing.feed(data)
-        if used or not head.framing.done:
-            # Nothing, too: it means that the head is not to wait for more.
-            self._sink.response_body(data if used == len(data) else data[:used])
-        if head.framing.done:
-            if used < len(data):
-                head.keep_alive = False  # more than was asked for: not to be trusted with another request
-            self._end()
 
     def _end(self) -> None:
         sink, head = self._sink, self._head

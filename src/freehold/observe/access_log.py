@@ -20,6 +20,7 @@ _FLUSH_BYTES: Final = 32 * 1024
 class Line(msgspec.Struct, omit_defaults=True):
     """One line, in the order and with the names of `observe.logs`: one reader reads both. Defaults are left out."""
 
+    process: str = ""
     method: str = ""
     operation: str = ""
     path: str = ""
@@ -59,7 +60,6 @@ class AccessLog:
         self._write = write or _to_stderr
         self._wall = wall
         self._encode = msgspec.json.Encoder().encode
-        self._opening = b'{"process":%b,' % self._encode(process)
         self._lines: list[bytes] = []
         self._size = 0
         self._second = -1
@@ -74,9 +74,8 @@ class AccessLog:
             self._stamp = time.strftime("%Y-%m-%dT%H:%M:%S.", time.gmtime(second))
         timestamp = f"{self._stamp}{int((now - second) * 1e6):06d}Z"
         if self._json_lines:
-            line.event, line.level, line.timestamp = EVENT, "info", timestamp
-            # The first byte is the opening brace.
-            told = self._opening + self._encode(line)[1:]
+            line.process, line.event, line.level, line.timestamp = self._process, EVENT, "info", timestamp
+            told = self._encode(line)
         else:
             fields = " ".join([f"{name}={value}" for name, value in msgspec.to_builtins(line).items()])
             told = f"{timestamp} [info     ] {EVENT:<30} process={self._process} {fields}".encode()
