@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 MAX_VERDICT_S: Final = 60.0
 MAX_VERDICTS: Final = 10_000
+MAX_TOLD_BYTES: Final = 1536
 
 log = structlog.get_logger(__name__)
 
@@ -57,7 +58,7 @@ class Bearers:
         self._skew_s = skew_s
         self._clock = clock
         self._verdicts: dict[tuple[str, str, bytes], tuple[float, Principal]] = {}
-        """By authorizer, keys and the hash of what was sent: until when it is remembered, and who bears it. Good ones
+        """By authorizer, keys and what was sent (`_told`): until when it is remembered, and who bears it. Good ones
         alone."""
 
     async def check(self, exchange: Exchange, target: Target, authorizations: Sequence[bytes]) -> Principal:
@@ -103,7 +104,7 @@ class Bearers:
         keys = None if authorizer is None else self._key_sets.current(authorizer.key_set)
         if authorizer is None or keys is None:
             return None
-        known = self._verdicts.get((authorizer.digest, keys.generation, hashlib.sha256(sent).digest()))
+        known = self._verdicts.get((authorizer.digest, keys.generation, _told(sent)))
         return known[1] if known is not None and self._clock() < known[0] else None
 
     def at_once(self, target: Target, authorization: bytes) -> Principal | None:
@@ -112,7 +113,7 @@ class Bearers:
         keys = None if authorizer is None else self._key_sets.current(authorizer.key_set)
         if authorizer is None or keys is None:
             return None
-        verdict = (authorizer.digest, keys.generation, hashlib.sha256(authorization).digest())
+        verdict = (authorizer.digest, keys.generation, _told(authorization))
         known = self._verdicts.get(verdict)
         if known is not None and self._clock() < known[0]:
             return known[1]
@@ -140,8 +141,7 @@ class Bearers:
         if keys is None:
             keys = await self._key_sets.get(authorizer.key_set, _question(target))
         keys, verified = await self._verify(target, authorizer, keys, token)
-        verdict = (authorizer.digest, keys.generation, hashlib.sha256(sent).digest())
-        return self._admit(target, verdict, verified)
+        return self._admit(target, (authorizer.digest, keys.generation, _told(sent)), verified)
 
     async def _verify(self, target: Target, authorizer: Authorizer, keys: Keys, token: bytes) -> tuple[Keys, Verified]:
         # Imported by now: there are keys.
@@ -179,6 +179,11 @@ class Bearers:
         )
         if isinstance(refusal, TokenRefused):
             exchange.also += lines_of([(b"www-authenticate", self._resources.challenge(target))])
+
+
+def _told(sent: bytes) -> bytes:
+    """What was sent, or its hash where that is shorter by far: a hash costs more than the look-up."""
+    return sent if len(sent) <= MAX_TOLD_BYTES else hashlib.sha256(sent).digest()
 
 
 def _question(target: Target) -> GetKeySet:

@@ -174,7 +174,7 @@ class Claims:
 
     async def connection(self, claim: LiveClaim, *, fresh: bool = False) -> Upstream:
         """A connection to the session's agent. Raises NotFound when the session has ended, Unavailable."""
-        found = None if fresh else self.idle_connection(claim)
+        found = None if fresh else self.idle_connection(claim, self._clock())
         if found is not None:
             return found
         await eager.in_task()
@@ -186,12 +186,14 @@ class Claims:
             raise Unavailable("The session can't be reached")
         return made[0]
 
-    def idle_connection(self, claim: LiveClaim) -> Upstream | None:
+    def idle_connection(self, claim: LiveClaim, now: float) -> Upstream | None:
         """A connection to the session's agent that is there already, for whoever takes it."""
         while claim.idle:
             found = claim.idle.pop()
-            usable = found.is_usable()
-            if usable and self._clock() - found.idle_since < claim.reusable_for_s:
+            idle_s = now - found.idle_since
+            # The kernel is asked where an agent is about to tire of waiting: one that closes sooner is soon known to.
+            usable = not found.closed and (idle_s < _SHORTEST_S or found.is_usable())
+            if usable and idle_s < claim.reusable_for_s:
                 return found
             if not usable:
                 self._closed_idle(claim, found)

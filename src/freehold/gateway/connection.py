@@ -140,6 +140,10 @@ class ClientConnection(asyncio.Protocol):
         return self._exchange is None and self._passage is None
 
     @property
+    def transport_write(self) -> Callable[[bytes], None]:
+        return self._transport.write
+
+    @property
     def peer(self) -> str:
         """The address at the other end."""
         name: tuple[str, int] | str | None = self._transport.get_extra_info("peername")

@@ -98,6 +98,11 @@ class Line(Protocol):
 
     def write(self, exchange: Exchange, data: bytes) -> None: ...
 
+    @property
+    def transport_write(self) -> Callable[[bytes], None]:
+        """What `write` uses."""
+        ...
+
     def answered(self, exchange: Exchange) -> None:
         """The answer is written whole."""
         ...
@@ -271,16 +276,17 @@ class Exchange:
 
     def relay_body(self, raw: bytes, body: framing.Framing) -> None:
         """Pass on what came of the body: nothing, too, since the head has to go out."""
-        if raw and not (self._held or self._chunks_out or self._content_only):
-            self.bytes_out += len(raw)
-            self._connection.write(self, raw)
-            return
         if self._content_only and body.content is not None:
             raw = b"".join(body.content)
             body.content.clear()
         elif self._chunks_out and raw:
             raw = b"%x\r\n%b\r\n" % (len(raw), raw)
         self._send(raw)
+
+    def write_through(self) -> Callable[[bytes], None]:
+        """What writes parts of a body that are sent as they came, as long as its relay is attached and the head is out.
+        Whoever uses it adds to `bytes_out`."""
+        return self._connection.transport_write
 
     def insert(self, content: bytes) -> None:
         """Send something of our own, where `relay_body` may go on with another chunk."""

@@ -18,7 +18,8 @@ _TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _QUOTED: Final = rb'"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*"'
 _EXTENSION: Final = rb"[ \t]*;[ \t]*" + _TOKEN + rb"(?:[ \t]*=[ \t]*(?:" + _TOKEN + rb"|" + _QUOTED + rb"))?"
 _SIZE_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})(?:" + _EXTENSION + rb")*")
-_PLAIN_SIZE_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})\r\n")
+PLAIN_SIZE_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})\r\n")
+"""Of a chunk without extensions."""
 _TRAILER: Final = re.compile(rb"(" + _TOKEN + rb"):[\t -~\x80-\xff]*")
 _NO_TRAILERS: Final = re.compile(
     rb"transfer-encoding|content-(?:length|type|encoding|range)|host|connection|keep-alive|te|upgrade"
@@ -105,13 +106,6 @@ class Chunked:
 
     def feed(self, data: bytes) -> int:
         position, end = 0, len(data)
-        if self._state == _SIZE and self.content is None and not self._line:
-            # One whole chunk that is not the last: nearly all that comes of a stream of events.
-            size = _PLAIN_SIZE_LINE.match(data)
-            if size is not None:
-                length = int(size[1], 16)
-                if 0 < length <= self.max_chunk_bytes and size.end() + length + 2 == end and data[-2:] == b"\r\n":
-                    return end
         while position < end and not self.done:
             if self._state == _DATA:
                 taken = min(self._left, end - position)

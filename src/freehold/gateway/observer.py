@@ -117,28 +117,27 @@ class Observer:
         add_latency(series, duration_s)
         series.bytes_in += bytes_in
         series.bytes_out += bytes_out
-        if self._access_log is not None:
-            duration_ms = int(duration_s * 1e6) / 1000
-            line = Line(
-                "",
-                "POST",
-                INVOKE,
-                "",
-                200,
-                "",
-                passage.request_id,
-                key.account,
-                key.runtime_id,
-                key.endpoint,
-                key.session_id,
-                seat.claim.generation,
-                bytes_in,
-                bytes_out,
-                duration_ms,
-                duration_ms,
-                passage.trace.context.trace_id,
+        access_log = self._access_log
+        if access_log is None:
+            return
+        alike = seat.log_lines
+        if alike is None:
+            alike = seat.log_lines = access_log.alike(
+                Line(
+                    method="POST",
+                    operation=INVOKE,
+                    status=200,
+                    account=key.account,
+                    runtime_id=key.runtime_id,
+                    endpoint=key.endpoint,
+                    session_id=key.session_id,
+                    generation=seat.claim.generation,
+                )
             )
-            self._write(self._access_log, line)
+        duration_ms = int(duration_s * 1e6) / 1000
+        trace_id = passage.trace.context.trace_id
+        if access_log.add_alike(alike, passage.request_id, bytes_in, bytes_out, duration_ms, trace_id):
+            self._flush_soon(access_log)
 
     def refused(self, code: str, status: int) -> None:
         """What could not be read as a request."""
@@ -186,11 +185,14 @@ class Observer:
 
     def _write(self, access_log: AccessLog, line: Line) -> None:
         if access_log.add(line):
-            if self._soon is None:
-                access_log.flush()
-            else:
-                # One write for all that end until then.
-                self._soon(access_log.flush)
+            self._flush_soon(access_log)
+
+    def _flush_soon(self, access_log: AccessLog) -> None:
+        if self._soon is None:
+            access_log.flush()
+        else:
+            # One write for all that end until then.
+            self._soon(access_log.flush)
 
     def _span(self, exchange: Exchange, code: str, fault: str, duration_s: float) -> SpanRecord:
         trace = exchange.trace

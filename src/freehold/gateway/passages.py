@@ -64,10 +64,11 @@ class Passages:
         self.sweeper: Final = sweeper
         self.limits: Final = limits
         self.observer: Final = observer
-        self._callers = callers
+        self.clock: Final = sweeper.clock
+        self.known_response: Final = host.reader.known_response
+        self._recognise_caller = callers.recognise_again
+        self._recognise_head = host.reader.recognise
         self._tracer = tracer
-        self._reader = host.reader
-        self._clock = sweeper.clock
 
     def take(self, connection: ClientConnection, data: bytes) -> bool:
         """Pass on the request that `data` is, if that is all it takes; otherwise nothing is done."""
@@ -76,7 +77,7 @@ class Passages:
         if seats is None or end < 4 or self.host.draining:
             return False
         size = len(data) - end
-        head = self._reader.recognise(data[:end])
+        head = self._recognise_head(data[:end])
         if head is None or head.content_length != size or size > self.limits.max_payload_bytes:
             return False
         found = seats.find(head)
@@ -87,17 +88,18 @@ class Passages:
         if claim.ended is not None:
             return False
         body = data[end:]
-        principal = self._callers.recognise_again(head, body, seat.target, authorization)
+        principal = self._recognise_caller(head, body, seat.target, authorization)
         if principal is None or principal.owner != seat.key.owner:
             return False
-        upstream = self.claims.idle_connection(claim)
+        now = self.clock()
+        upstream = self.claims.idle_connection(claim, now)
         if upstream is None:
             return False
         self.claims.rejoin(claim)
         trace = self._tracer.begin(head.headers) if seat.is_traced else self._tracer.begin_new()
-        passage = Passage(self, connection, head, seat, body, trace, upstream, self._clock())
-        connection.begin_passage(passage, passage.started_at + self.limits.first_byte_timeout_s)
-        upstream.begin_passage(passage, seat.agent_head.of(passage.request_id, size, trace.context) + body)
+        passage = Passage(self, connection, head, seat, body, trace, upstream, now)
+        connection.begin_passage(passage, now + self.limits.first_byte_timeout_s)
+        upstream.begin_passage(passage, seat.agent_head.with_body(passage.request_id, body, trace.context.lines))
         if trace.recorded:
             passage.widen()
         return True
@@ -133,7 +135,7 @@ class Passage:
         """Pass on what came first from the agent, if it is the whole answer; otherwise this has become an exchange."""
         passages, seat = self._passages, self.seat
         end = data.find(_HEAD_END) + 4
-        known = passages.host.reader.known_response(data[:end])
+        known = passages.known_response(data[:end])
         kept = None if known is None else known.kept.get(seat.rules)
         size = len(data) - end
         if kept is None or known is None or known.length != size or not known.keep_alive:
@@ -142,7 +144,7 @@ class Passage:
         if passages.host.draining:
             self.widen()
             return False
-        now = passages.sweeper.clock()
+        now = passages.clock()
         passages.claims.passed(seat.claim, self._upstream, now)
         passages.observer.passed(self, now, size)
         lines, has_trace = kept

@@ -22,6 +22,7 @@ from freehold.gateway.heads import RequestHead
 from freehold.gateway.members import Members
 from freehold.gateway.targets import Target
 from freehold.observe import trace_context
+from freehold.observe.access_log import Alike
 from freehold.observe.counts import Series
 
 MAX_SEATS: Final = 4096
@@ -38,7 +39,18 @@ _NO_SEATS: Final = frozenset({b"sec-websocket-protocol"})
 class Seat:
     """A session's. `claim` may have ended."""
 
-    __slots__ = ("agent_head", "answer_lines", "claim", "is_traced", "key", "rules", "series", "session_id", "target")
+    __slots__ = (
+        "agent_head",
+        "answer_lines",
+        "claim",
+        "is_traced",
+        "key",
+        "log_lines",
+        "rules",
+        "series",
+        "session_id",
+        "target",
+    )
 
     def __init__(
         self,
@@ -63,6 +75,8 @@ class Seat:
         """What all answers have."""
         self.series: Series | None = None
         """Where its requests are counted, once one has been."""
+        self.log_lines: Alike | None = None
+        """What is logged of each of them, once one has been."""
 
 
 class _View:
@@ -90,10 +104,8 @@ class Seats:
         self._views: dict[Shape, _View] = {}
         self._seats: Recent[tuple[FirstLine, _View, Any], Seat] = Recent(MAX_SEATS)
 
-    def find(self, head: RequestHead) -> tuple[Seat, bytes] | None:
+    def find(self, head: FamiliarHead) -> tuple[Seat, bytes] | None:
         """The seat for a request, if there is one, and the value of its one Authorization header."""
-        if not isinstance(head, FamiliarHead):
-            return None
         view = self._views.get(head.shape)
         if view is None or view.told is None:
             return None

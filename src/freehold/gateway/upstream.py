@@ -52,6 +52,12 @@ class Passage(Sink, Protocol):
         ...
 
 
+class Receive(Protocol):
+    """See asyncio.Protocol.data_received."""
+
+    def __call__(self, data: bytes) -> None: ...
+
+
 class ReadResponse(Protocol):
     """See heads.parse_response."""
 
@@ -74,6 +80,7 @@ class Upstream(asyncio.Protocol):
         self._transport: asyncio.Transport = cast("asyncio.Transport", None)
         self._sink: Sink | None = None
         self._passage: Passage | None = None
+        self._is_received_elsewhere = False
         self._head: heads.ResponseHead | None = None
         self._method = ""
         self._interim = 0
@@ -127,6 +134,14 @@ class Upstream(asyncio.Protocol):
         """The response has been taken whole."""
         self._sink = None
         self.is_reused = True
+
+    def receive_with(self, receive: Receive) -> None:
+        """Until the response ends, `receive` gets what comes of it, and hands to `data_received` what it does not take.
+
+        Also what comes after another Sink has taken over: that is for `data_received`.
+        """
+        self._is_received_elsewhere = True
+        self._transport.set_protocol(_Receiving(self, receive))
 
     def write(self, data: bytes) -> None:
         self._written += len(data)
@@ -267,7 +282,6 @@ class Upstream(asyncio.Protocol):
             self._feed_body(data)
 
     def _feed_body(self, data: bytes) -> None:
-        """Follow the body. Each part of every stream comes this way, so that it calls little."""
         sink, head = self._sink, self._head
         if sink is None or head is None:
             return
@@ -345,6 +359,9 @@ class Upstream(asyncio.Protocol):
             return
         self._sink = None
         self._head = None
+        if self._is_received_elsewhere:
+            self._is_received_elsewhere = False
+            self._transport.set_protocol(self)
         if not head.keep_alive or not self.request_done:
             self.abort()
         self.is_reused = True
@@ -355,6 +372,17 @@ class Upstream(asyncio.Protocol):
         if sink is not None:
             self._sink = None
             sink.response_failed(self._why_closed or why)
+
+
+class _Receiving(asyncio.Protocol):
+    """A connection as the event loop sees it while what comes goes elsewhere at once."""
+
+    def __init__(self, upstream: Upstream, receive: Receive) -> None:
+        self.data_received = receive
+        self.eof_received = upstream.eof_received
+        self.connection_lost = upstream.connection_lost
+        self.pause_writing = upstream.pause_writing
+        self.resume_writing = upstream.resume_writing
 
 
 async def attach(

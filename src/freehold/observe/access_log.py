@@ -9,12 +9,15 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from copy import copy
 from typing import Final
 
 import msgspec
 
 EVENT: Final = "request"
 _FLUSH_BYTES: Final = 32 * 1024
+_ANY: Final = "00000000-0000-0000-0000-000000000000"
+"""In the place of a request id."""
 
 
 class Line(msgspec.Struct, omit_defaults=True):
@@ -44,6 +47,20 @@ class Line(msgspec.Struct, omit_defaults=True):
     timestamp: str = ""
 
 
+class Alike:
+    """What lines have in common that differ in nothing but what `AccessLog.add_alike` is given."""
+
+    __slots__ = ("after_id", "before_id", "line")
+
+    def __init__(self, line: Line, process: str) -> None:
+        """`line` has all but that."""
+        self.line = line
+        line.process, line.request_id = process, _ANY
+        encoded = msgspec.json.encode(line).decode()
+        self.before_id, _, rest = encoded.partition(_ANY)
+        self.after_id = rest[:-1]
+
+
 class AccessLog:
     """Lines of one process. `flush` is to be called a moment after `add` has said True, and at the end."""
 
@@ -60,25 +77,50 @@ class AccessLog:
         self._write = write or _to_stderr
         self._wall = wall
         self._encode = msgspec.json.Encoder().encode
-        self._lines: list[bytes] = []
+        self._lines: list[str] = []
         self._size = 0
         self._second = -1
         self._stamp = ""
 
     def add(self, line: Line) -> bool:
         """Take one line, and say in it what all lines say; True when it is the first since the last flush."""
+        timestamp = self._timestamp()
+        if self._json_lines:
+            line.process, line.event, line.level, line.timestamp = self._process, EVENT, "info", timestamp
+            return self._add(self._encode(line).decode())
+        fields = " ".join([f"{name}={value}" for name, value in msgspec.to_builtins(line).items()])
+        return self._add(f"{timestamp} [info     ] {EVENT:<30} process={self._process} {fields}")
+
+    def alike(self, line: Line) -> Alike:
+        """Make lines like `line` with `add_alike`."""
+        return Alike(line, self._process)
+
+    def add_alike(
+        self, alike: Alike, request_id: str, bytes_in: int, bytes_out: int, duration_ms: float, trace_id: str
+    ) -> bool:
+        """As `add`, of a request that was answered at once."""
+        if not self._json_lines:
+            line = copy(alike.line)
+            line.process, line.request_id, line.trace_id = "", request_id, trace_id
+            line.bytes_in, line.bytes_out = bytes_in, bytes_out
+            line.duration_ms = line.first_byte_ms = duration_ms
+            return self.add(line)
+        # As msgspec writes them: nothing that differs needs an escape.
+        return self._add(
+            f'{alike.before_id}{request_id}{alike.after_id},"bytes_in":{bytes_in},"bytes_out":{bytes_out},'
+            f'"duration_ms":{duration_ms},"first_byte_ms":{duration_ms},"trace_id":"{trace_id}",'
+            f'"event":"{EVENT}","level":"info","timestamp":"{self._timestamp()}"}}'
+        )
+
+    def _timestamp(self) -> str:
         now = self._wall()
         second = int(now)
         if second != self._second:
             self._second = second
             self._stamp = time.strftime("%Y-%m-%dT%H:%M:%S.", time.gmtime(second))
-        timestamp = f"{self._stamp}{int((now - second) * 1e6):06d}Z"
-        if self._json_lines:
-            line.process, line.event, line.level, line.timestamp = self._process, EVENT, "info", timestamp
-            told = self._encode(line)
-        else:
-            fields = " ".join([f"{name}={value}" for name, value in msgspec.to_builtins(line).items()])
-            told = f"{timestamp} [info     ] {EVENT:<30} process={self._process} {fields}".encode()
+        return f"{self._stamp}{int((now - second) * 1e6):06d}Z"
+
+    def _add(self, told: str) -> bool:
         self._lines.append(told)
         self._size += len(told)
         if self._size >= _FLUSH_BYTES:
@@ -88,8 +130,8 @@ class AccessLog:
 
     def flush(self) -> None:
         if self._lines:
-            self._lines.append(b"")
-            text = b"\n".join(self._lines).decode()
+            self._lines.append("")
+            text = "\n".join(self._lines)
             self._lines.clear()
             self._size = 0
             self._write(text)

@@ -33,7 +33,7 @@ class Context:
 
     __slots__ = ("_lines", "sampled", "span_id", "state", "trace_id")
 
-    def __init__(self, trace_id: str, span_id: str, *, sampled: bool, state: bytes = b"") -> None:
+    def __init__(self, trace_id: str, span_id: str, sampled: bool, state: bytes = b"") -> None:
         self.trace_id = trace_id
         self.span_id = span_id
         self.sampled = sampled
@@ -43,7 +43,7 @@ class Context:
 
     def child(self) -> Context:
         """The same trace, one span further down."""
-        return Context(self.trace_id, ids.span_id(), sampled=self.sampled, state=self.state)
+        return Context(self.trace_id, ids.span_id(), self.sampled, self.state)
 
     @property
     def lines(self) -> bytes:
@@ -53,9 +53,8 @@ class Context:
             told = (
                 f"x-amzn-trace-id: Root=1-{trace[:8]}-{trace[8:]};Parent={span};Sampled={sampled}\r\n"
                 f"traceparent: 00-{trace}-{span}-0{sampled}\r\n"
-            )
-            state = b"tracestate: %b\r\n" % self.state if self.state else b""
-            self._lines = told.encode() + state
+            ).encode()
+            self._lines = told + b"tracestate: %b\r\n" % self.state if self.state else told
         return self._lines
 
     def headers(self) -> list[tuple[bytes, bytes]]:
@@ -95,9 +94,10 @@ def received(headers: Sequence[tuple[bytes, bytes]]) -> Context | None:
     return context
 
 
-def new(*, sampled: bool) -> Context:
+def new(sampled: bool) -> Context:
     """The beginning of a trace, with a parent that is nobody's span. The id begins with the time, as X-Ray wants."""
-    return Context(ids.trace_id(int(time.time())), ids.span_id(), sampled=sampled)
+    trace_id, span_id = ids.place(int(time.time()))
+    return Context(trace_id, span_id, sampled)
 
 
 def _read_w3c(value: bytes) -> Context | None:

@@ -18,7 +18,7 @@ class Trace:
 
     __slots__ = ("context", "parent_span_id", "recorded")
 
-    def __init__(self, context: Context, parent_span_id: str, *, recorded: bool) -> None:
+    def __init__(self, context: Context, parent_span_id: str, recorded: bool) -> None:
         self.context = context
         self.parent_span_id = parent_span_id
         self.recorded = recorded
@@ -37,8 +37,8 @@ class Tracer:
         ratio = self._sample_ratio
         if came_with is not None:
             if ratio is None or not came_with.sampled:
-                return Trace(came_with, "", recorded=False)
-            return Trace(came_with.child(), came_with.span_id, recorded=True)
+                return Trace(came_with, "", False)
+            return Trace(came_with.child(), came_with.span_id, True)
         return self.begin_new()
 
     def begin_new(self) -> Trace:
@@ -46,6 +46,6 @@ class Tracer:
         ratio = self._sample_ratio
         if ratio is None:
             # Sampled: agents with an exporter of their own follow what their parent says.
-            return Trace(trace_context.new(sampled=True), "", recorded=False)
+            return Trace(trace_context.new(True), "", False)
         sampled = self._chance() < ratio
-        return Trace(trace_context.new(sampled=sampled), "", recorded=sampled)
+        return Trace(trace_context.new(sampled), "", sampled)

@@ -243,6 +243,48 @@ def test_a_chunk_beyond_its_bound_breaks_the_answer_off(stages: Callable[..., St
     assert not told.endswith(b"0\r\n\r\n")
 
 
+@pytest.mark.parametrize(
+    ("last", "ends_well"),
+    [
+        (chunk(b"c" * 20) + b"0\r\n\r\n", True),
+        (b"19\r\n" + b"c" * 25 + b"\r\n" + b"0\r\n\r\n", True),
+        (b"1a\r\n" + b"c" * 25 + b"\r\n", False),
+        (b"19\r\n" + b"c" * 25 + b"!\n", False),
+        (b"0x\r\n" + b"c" * 25 + b"\r\n", False),
+        (b"\r\n\r\n" + b"c" * 25 + b"\r\n", False),
+    ],
+)
+def test_what_comes_like_the_events_before_it_is_followed_all_the_same(
+    stages: Callable[..., Stage], last: bytes, ends_well: bool
+) -> None:
+    stage = stages()
+    seen = asyncio.Event()
+
+    async def agent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        writer.write(EVENTS + b"Transfer-Encoding: chunked\r\n\r\n")
+        for letter in (b"a", b"b", b"a", b"b"):
+            writer.write(chunk(letter * 25))
+            await seen.wait()
+            seen.clear()
+        writer.write(last)
+        await writer.drain()
+        await echo(reader, writer)
+
+    stage.agent = agent
+    with stage.connect() as sock:
+        sock.sendall(signed())
+        for letter in (b"a", b"b", b"a", b"b"):
+            read_until(sock, letter * 25 + b"\r\n")
+            stage.call(seen.set)
+        if ends_well:
+            read_until(sock, b"\r\n0\r\n\r\n")
+            sock.sendall(signed(body=b"next"))
+            assert read_response(sock)[2] == b"next"
+        else:
+            assert not read_all(sock).endswith(b"0\r\n\r\n")
+
+
 def test_the_largest_payload_is_a_setting(stages: Callable[..., Stage]) -> None:
     stage = stages(max_payload_bytes=10)
     with stage.connect() as sock:

@@ -134,6 +134,15 @@ async def test_what_is_refused_is_looked_at_each_time(stand: Stand):
 
 
 @in_loop
+async def test_a_long_token_is_remembered_too_and_takes_no_more_room_than_a_short_one(stand: Stand):
+    case = Case("", claims={"groups": ["a-long-name-of-a-group"] * 200})
+    first = await stand.check(case)
+    assert await stand.check(case) == first
+    assert stand.checked == 1
+    assert all(len(told) <= bearers.MAX_TOLD_BYTES for _, _, told in stand.bearers._verdicts)
+
+
+@in_loop
 async def test_no_more_verdicts_are_remembered_than_a_bound(stand: Stand):
     before = bearers.MAX_VERDICTS
     bearers.MAX_VERDICTS = 3  # pyright: ignore[reportAttributeAccessIssue]

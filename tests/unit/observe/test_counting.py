@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+from typing import Any
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from freehold.control.metrics import Metrics
@@ -177,3 +179,30 @@ def test_as_text_a_line_has_the_same_fields() -> None:
     assert written == [
         f"2023-11-14T22:13:20.000000Z [info     ] {'request':<30} process=gateway-0 operation=X status=200\n"
     ]
+
+
+@pytest.mark.parametrize("json_lines", [True, False])
+def test_a_line_like_others_is_the_line_that_it_would_be_alone(json_lines: bool) -> None:
+    common: dict[str, Any] = {
+        "method": "POST",
+        "operation": "X",
+        "status": 200,
+        "account": "1",
+        "session_id": 'a "quoted" %s',
+        "generation": 7,
+    }
+    told: dict[str, Any] = {"bytes_in": 3, "bytes_out": 0, "duration_ms": 0.125, "trace_id": "f" * 32}
+    alone: list[str] = []
+    like: list[str] = []
+    logs = [
+        AccessLog(process="gateway-0", json_lines=json_lines, write=written.append, wall=lambda: 1_700_000_000.25)
+        for written in (alone, like)
+    ]
+    assert logs[0].add(Line(**common, **told, request_id="r-1", first_byte_ms=0.125))
+    alike = logs[1].alike(Line(**common))
+    assert logs[1].add_alike(alike, "r-1", *told.values())
+    assert not logs[1].add_alike(alike, "r-2", *told.values())
+    for log in logs:
+        log.flush()
+    assert like[0].splitlines()[0] == alone[0].rstrip("\n")
+    assert "r-2" in like[0].splitlines()[1]

@@ -17,7 +17,9 @@ def test_request_ids_are_random_uuids_and_none_comes_twice():
 
 
 def test_ids_of_traces_and_spans_have_their_lengths_and_none_comes_twice():
-    spans, traces = ([made() for _ in range(MANY)] for made in (ids.span_id, lambda: ids.trace_id(0x5759E988)))
-    assert len(set(spans)) == len(set(traces)) == MANY
+    places = [ids.place(0x5759E988) for _ in range(MANY)]
+    traces = [trace for trace, _ in places]
+    spans = [ids.span_id() for _ in range(MANY)] + [span for _, span in places]
+    assert (len(set(spans)), len(set(traces))) == (2 * MANY, MANY)
     assert {(len(span), int(span, 16) < 1 << 64) for span in spans} == {(16, True)}
     assert {(len(trace), trace[:8]) for trace in traces} == {(32, "5759e988")}

@@ -155,4 +155,4 @@ def test_the_ratio_decides_for_traces_that_begin_here(chance: float, sampled: bo
 
 
 def test_ids_of_new_traces_begin_with_the_time_as_x_ray_wants() -> None:
-    assert abs(int(trace_context.new(sampled=True).trace_id[:8], 16) - time.time()) < 5
+    assert abs(int(trace_context.new(True).trace_id[:8], 16) - time.time()) < 5
