@@ -81,6 +81,7 @@ async def run_warden(config: WardenConfig, life: Life) -> None:
             config.max_concurrent_requests,
             config.max_requests_per_s,
             config.max_starts_per_s,
+            config.resend_window_s,
         )
 
     async def load_launch(account: str, runtime_id: str, version: int) -> LaunchSpec:

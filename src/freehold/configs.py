@@ -43,6 +43,7 @@ class WardenConfig(msgspec.Struct, tag="warden", frozen=True):
     max_concurrent_requests: int
     max_requests_per_s: float
     max_starts_per_s: float
+    resend_window_s: float
     otlp_endpoint: str | None
     otlp_headers: dict[str, str]
     log_session_bytes: int
@@ -95,6 +96,7 @@ RELOADABLE = frozenset(
         "sessions.max_concurrent_requests",
         "sessions.max_requests_per_s",
         "sessions.max_starts_per_s",
+        "gateway.resend_window_s",
     }
 )
 """Settings that processes take over while they run."""
@@ -134,6 +136,7 @@ class Plan:
             max_concurrent_requests=sessions.max_concurrent_requests,
             max_requests_per_s=sessions.max_requests_per_s,
             max_starts_per_s=sessions.max_starts_per_s,
+            resend_window_s=self.settings.gateway.resend_window_s,
             otlp_endpoint=self.settings.observability.otlp_endpoint,
             otlp_headers=self.settings.observability.otlp_headers,
             log_session_bytes=logs.max_session_mib * MIB,
@@ -202,7 +205,8 @@ def _limits(settings: Settings) -> GatewayLimits:
         web_socket_timeout_s=gateway.stream_timeout_s,
         drain_timeout_s=gateway.drain_timeout_s,
         retire_timeout_s=gateway.retire_timeout_s,
-        asks_to_enter=bool(sessions.max_concurrent_requests or sessions.max_requests_per_s),
+        knows_resends=gateway.resend_window_s > 0,
+        asks_to_enter=bool(sessions.max_concurrent_requests or sessions.max_requests_per_s or gateway.resend_window_s),
     )
 
 

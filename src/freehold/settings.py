@@ -113,6 +113,14 @@ class GatewaySettings(_Section):
         le=3600,
         description="A comment between events of a text/event-stream after so long without a byte; 0: none. AWS: 0.",
     )
+    resend_window_s: float = Field(
+        0.0,
+        ge=0,
+        le=3600,
+        description="A request that an SDK sends again (same caller, session, amz-sdk-invocation-id and body) while "
+        "the first is under way, or so long after its end, does not reach the agent a second time: it gets the "
+        "first's answer, or 409. 0: all reach it, as on AWS.",
+    )
     head_timeout_s: float = Field(
         10.0, gt=0, le=3600, description="From the first byte of a request's head to its last."
     )

@@ -65,6 +65,8 @@ class GatewayLimits:
     """From one side's Close frame to the end of the connection, and for an agent to close when the client has gone."""
     asks_to_enter: bool = False
     """Whether the warden is asked about each request: it holds sessions' and runtimes' limits, for all workers."""
+    knows_resends: bool = False
+    """Whether the warden is told what makes a request one that was sent before; wants asks_to_enter."""
     claim_linger_s: float = 5.0
     """How long a claim is kept after its last request."""
     claim_timeout_s: float = 4000.0

@@ -21,6 +21,7 @@ from freehold.domain.sessions import EndReason, SessionKey
 from freehold.gateway import eager
 from freehold.gateway.bounds import GatewayLimits
 from freehold.gateway.familiar import Reader
+from freehold.gateway.resends import Resend
 from freehold.gateway.sweeper import NEVER, Sweeper
 from freehold.gateway.upstream import Upstream, attach
 from freehold.warden import protocol
@@ -36,6 +37,14 @@ _SHORTEST_S: Final = 1.0
 """An agent that closes sooner than this keeps no connections worth using again."""
 
 log = structlog.get_logger(__name__)
+
+
+class AnsweredBefore(Exception):
+    """The request was sent before; `answer` is what it was answered then."""
+
+    def __init__(self, answer: protocol.Answered) -> None:
+        super().__init__()
+        self.answer = answer
 
 
 class LiveClaim:
@@ -124,11 +133,13 @@ class Claims:
 
     # -- for requests ---------------------------------------------------------------------------------------------
 
-    async def join(self, key: SessionKey, version: int, *, resumes: bool = False) -> LiveClaim:
+    async def join(
+        self, key: SessionKey, version: int, *, resumes: bool = False, resend: Resend | None = None
+    ) -> LiveClaim:
         """Hold the session `key` for one request more, started with `version` when there is none; see `leave`.
 
-        With `resumes` (see protocol.Claim) SessionEnded may be the answer. Raises StartFailed, QuotaExceeded,
-        RetryableConflict, NotFound, Unavailable.
+        With `resumes` (see protocol.Claim) SessionEnded may be the answer; with `resend`, AnsweredBefore or Conflict.
+        Raises StartFailed, QuotaExceeded, RetryableConflict, Throttled, NotFound, Unavailable.
         """
         for _ in range(_MAX_JOINS):
             claim = self._live.get(key)
@@ -136,7 +147,7 @@ class Claims:
                 self.rejoin(claim)
                 if self._limits.asks_to_enter:
                     try:
-                        await self._enter(claim)
+                        await self._enter(claim, resend)
                     except NotFound:
                         self.forget(claim)
                         continue
@@ -221,24 +232,30 @@ class Claims:
         else:
             connection.leave()
 
-    def leave(self, claim: LiveClaim) -> None:
-        """A request that joined has completed."""
+    def leave(self, claim: LiveClaim, resend: Resend | None = None) -> None:
+        """A request that joined, with `resend`, has completed."""
         self._left(claim)
         if self._limits.asks_to_enter and claim.ended is None:
-            self._link.notify(protocol.Leave(claim.generation))
+            generation = claim.generation
+            self._link.notify(protocol.Leave(generation) if resend is None else resend.leave(generation))
 
     def _left(self, claim: LiveClaim) -> None:
         claim.in_flight -= 1
         claim.idle_since = self._clock()
 
-    async def _enter(self, claim: LiveClaim) -> None:
-        """Raises RetryableConflict, Throttled, NotFound, Unavailable; the request has not joined then."""
+    async def _enter(self, claim: LiveClaim, resend: Resend | None) -> None:
+        """Raises AnsweredBefore, Conflict, RetryableConflict, Throttled, NotFound, Unavailable; the request has not
+        joined then."""
         await eager.in_task()
+        generation, once = claim.generation, b"" if resend is None else resend.once
         try:
-            await self._link.call(protocol.Enter(claim.generation))
+            reply, _fds = await self._link.call(protocol.Enter(generation, once))
+            if isinstance(reply, protocol.Answered):
+                raise AnsweredBefore(reply)
         except BaseException as error:
             if isinstance(error, asyncio.CancelledError) and claim.ended is None:
-                self._link.notify(protocol.Leave(claim.generation))  # comes after the Enter, which nobody waits for
+                # Comes after the Enter, which nobody waits for.
+                self._link.notify(protocol.Leave(generation, once, reached=False))
             self._left(claim)
             raise
 

@@ -12,11 +12,11 @@ from typing import Any, Final
 
 from freehold.domain.errors import FreeholdError, NotFound, RetryableConflict, SessionEnded
 from freehold.domain.sessions import SessionKey
-from freehold.gateway import eager, mcp_sessions
+from freehold.gateway import eager, mcp_sessions, resends
 from freehold.gateway.bodies import Streamed
 from freehold.gateway.bounds import GatewayLimits
 from freehold.gateway.callers import Call, Callers
-from freehold.gateway.claims import Claims, LiveClaim
+from freehold.gateway.claims import AnsweredBefore, Claims, LiveClaim
 from freehold.gateway.contracts import json_rpc
 from freehold.gateway.contracts.base import Rules
 from freehold.gateway.directory import Directory
@@ -27,6 +27,7 @@ from freehold.gateway.mcp_sessions import Asked
 from freehold.gateway.members import INVOKE
 from freehold.gateway.messages import Message
 from freehold.gateway.relay import AgentRelay
+from freehold.gateway.resends import Resend
 from freehold.gateway.seats import Seats
 from freehold.gateway.sweeper import Sweeper
 from freehold.gateway.targets import Target, rules_of
@@ -86,9 +87,13 @@ class Invocations:
         try:
             if call.target.rules.is_json_rpc:
                 message = await self._message(exchange, call)
+            resend = await self._resend(exchange, call) if self._limits.knows_resends else None
             asked = self._asked(exchange, call, message)
-            relay = await self._relay(exchange, call, asked, message, trace)
+            relay = await self._relay(exchange, call, asked, message, trace, resend)
             handed_over = True
+        except AnsweredBefore as before:
+            exchange.answer(before.answer.status, before.answer.lines, before.answer.body)
+            return
         finally:
             if not handed_over:
                 call.body.close()
@@ -100,6 +105,15 @@ class Invocations:
                 relay.body_broke_off()
                 raise
             relay.body_sent()
+
+    async def _resend(self, exchange: Exchange, call: Call) -> Resend | None:
+        """What the request is known by when it is sent again, if its client says so. All of its body is waited for."""
+        invocation = resends.invocation_id(exchange.head.headers)
+        if invocation is None:
+            return None
+        await self._callers.hold(exchange, call)
+        assert not isinstance(call.body, Streamed)  # it is held
+        return Resend(invocation, call.body)
 
     async def _message(self, exchange: Exchange, call: Call) -> Message:
         """What is known of the JSON-RPC message. A small one is waited for: its agent does, too, before it acts."""
@@ -123,7 +137,13 @@ class Invocations:
         )
 
     async def _relay(
-        self, exchange: Exchange, call: Call, asked: Asked, message: Message | None, trace: Trace
+        self,
+        exchange: Exchange,
+        call: Call,
+        asked: Asked,
+        message: Message | None,
+        trace: Trace,
+        resend: Resend | None,
     ) -> AgentRelay:
         target, body = call.target, call.body
         # Of a body that is not held nothing can be sent again: it goes where nobody is about to close.
@@ -132,14 +152,14 @@ class Invocations:
             key = session_key(call, asked.session_id)
             note(exchange, target, key.session_id)
             try:
-                claim = await self._claims.join(key, target.route.version, resumes=asked.resumes)
+                claim = await self._claims.join(key, target.route.version, resumes=asked.resumes, resend=resend)
             except SessionEnded:
                 raise
             except NotFound:
                 raise target.named.not_found() from None
             exchange.generation = claim.generation
             if asked.may_move and claim.agent_session is not None:
-                self._claims.leave(claim)
+                self._claims.leave(claim, resend)
                 asked = asked.elsewhere()
                 continue
             try:
@@ -164,10 +184,10 @@ class Invocations:
             except NotFound:
                 # Nothing has been sent: whoever joins now gets a new session.
                 self._claims.forget(claim)
-                self._claims.leave(claim)
+                self._claims.leave(claim, resend)
                 continue
             except BaseException:
-                self._claims.leave(claim)
+                self._claims.leave(claim, resend)
                 raise
             relay = AgentRelay(
                 exchange,
@@ -181,6 +201,7 @@ class Invocations:
                 limits=self._limits,
                 trace=trace.context,
                 admit=partial(self._admit, claim) if asked.opens and claim.agent_session is None else None,
+                resend=resend,
             )
             relay.begin(connection, retry=self.begin_again)
             self._keep_seat(exchange, call, rules, key, claim, agent_head)

@@ -20,6 +20,7 @@ from freehold.gateway.contracts.base import Rules
 from freehold.gateway.exchange import ClientGone, Exchange
 from freehold.gateway.framing import Chunked, Length
 from freehold.gateway.heads import ResponseHead
+from freehold.gateway.resends import Resend
 from freehold.gateway.run_on import RunOn
 from freehold.gateway.spool import Spool, too_large
 from freehold.gateway.sweeper import NEVER, Sweeper
@@ -67,6 +68,7 @@ class AgentRelay:
         "_limits",
         "_relaying",
         "_request_head",
+        "_resend",
         "_retry",
         "_rules",
         "_session_id",
@@ -90,9 +92,11 @@ class AgentRelay:
         limits: GatewayLimits,
         trace: Context | None = None,
         admit: Admit | None = None,
+        resend: Resend | None = None,
     ) -> None:
         """`admit` is asked of the head of an answer that succeeds, before anything of it reaches the caller."""
         self.exchange = exchange
+        self._resend = resend
         self._admit = admit
         self._trace = trace
         self._claims = claims
@@ -125,6 +129,8 @@ class AgentRelay:
             connection.leave()
             self._finish()
             raise
+        if self._resend is not None:
+            self._resend.reached = True
         self._connection = connection
         self._retry = retry if connection.is_reused else None
         self._allow(self._limits.first_byte_timeout_s)
@@ -236,6 +242,8 @@ class AgentRelay:
         kept = headers.caller_lines(head, rules=self._rules, session_id=self._session_id, trace=self._trace)
         self._relaying = True
         body, connection = head.framing, self._connection
+        if self._resend is not None:
+            self._resend.begin_answer(head.status, kept, body)
         if not isinstance(body, Length):
             self._allow(self._limits.stream_timeout_s)
         if isinstance(body, Chunked):
@@ -278,6 +286,8 @@ class AgentRelay:
         if self._head is not None and not self._ended:
             if self._keepalive is not None:
                 self._keepalive.follow(raw)
+            if self._resend is not None:
+                self._resend.take(raw)
             self.exchange.relay_body(raw, self._head.framing)
 
     def response_end(self) -> None:
@@ -297,6 +307,8 @@ class AgentRelay:
             self._retry = None
             if connection.was_request_undelivered():
                 self._connection = None
+                if self._resend is not None:
+                    self._resend.reached = False
                 retry(self)
                 return
         if self.claim.ended is not None:
@@ -311,10 +323,24 @@ class AgentRelay:
         connection = self._connection
         if self._limits.runs_on and connection is not None and connection.request_done and not connection.closed:
             self._end()
-            RunOn(self._claims, self.claim, connection, self._sweeper, self._answer_by)
+            RunOn(
+                self._claims,
+                self.claim,
+                connection,
+                self._sweeper,
+                self._answer_by,
+                resend=self._resend,
+                lines=self._lines,
+            )
             return
         self._drop_connection()
         self._finish()
+
+    def _lines(self, head: ResponseHead) -> bytes | None:
+        """The headers that the caller is given with this answer of the agent, if it is given that."""
+        if not self._rules.lets_pass(head.status):
+            return None
+        return headers.caller_lines(head, rules=self._rules, session_id=self._session_id, trace=self._trace)
 
     def client_writable(self, writable: bool) -> None:
         if self._connection is None or self._ended:
@@ -358,7 +384,7 @@ class AgentRelay:
 
     def _finish(self) -> None:
         self._end()
-        self._claims.leave(self.claim)
+        self._claims.leave(self.claim, self._resend)
 
     def _end(self) -> None:
         self._ended = True

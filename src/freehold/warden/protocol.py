@@ -52,20 +52,39 @@ class Dial(msgspec.Struct, tag="dial", frozen=True):
     sockets: int = 1
 
 
-class Enter(msgspec.Struct, tag="enter", frozen=True):
-    """One request more in a session this worker has claimed; until Leave, or until the claim ends. Answered by Done.
+class Answered(msgspec.Struct, tag="answered", frozen=True):
+    """A request's whole answer, small as it is (see MAX_KEPT_ANSWER_BYTES)."""
 
-    Only sent where a setting limits requests. Errors: NotFound (it has ended), RetryableConflict (as many as may be
-    are under way in it), Throttled (its runtime has had as many as may be, lately).
+    status: int
+    lines: bytes
+    """Headers, but for those that the gateway adds to each answer."""
+    body: bytes
+
+
+class Enter(msgspec.Struct, tag="enter", frozen=True):
+    """One request more in a session this worker has claimed; until Leave, or until the claim ends. Answered by Done, or
+    by Answered when it is one that was answered before: then it has not entered.
+
+    Only sent where a setting limits requests, or keeps those that are sent again from agents. Errors: NotFound (it has
+    ended), RetryableConflict (as many as may be are under way in it, or this one is), Conflict (this one was passed on
+    before, and its answer is not kept), Throttled (its runtime has had as many as may be, lately).
     """
 
     generation: int
+    once: bytes = b""
+    """A digest by which a request is known when it is sent again; empty: it is another one each time."""
 
 
 class Leave(msgspec.Struct, tag="leave", frozen=True):
     """One request that entered has completed (notification)."""
 
     generation: int
+    once: bytes = b""
+    """As it entered."""
+    reached: bool = True
+    """Whether anything of it may have reached the agent."""
+    answer: Answered | None = None
+    """What is to be answered when it comes again."""
 
 
 class Release(msgspec.Struct, tag="release", frozen=True):
@@ -223,6 +242,8 @@ class TallyPage(msgspec.Struct, tag="tally", frozen=True):
     endpoints: list[EndpointTally]
 
 
+MAX_KEPT_ANSWER_BYTES = 64 * 1024
+"""Body of an answer that is kept for a request that is sent again."""
 MAX_DETAIL = 1500
 """So that a page of MAX_ENDED_PAGE records fits a message."""
 MAX_ENDED_PAGE = 50
@@ -243,5 +264,5 @@ REQUESTS = ipc.decoder(
     GetTally,
 )
 """What the warden receives."""
-REPLIES = ipc.decoder(Claimed, Dialed, Bound, Ended, SessionPage, EndedPage, SessionFound, TallyPage)
+REPLIES = ipc.decoder(Claimed, Dialed, Answered, Bound, Ended, SessionPage, EndedPage, SessionFound, TallyPage)
 """What its clients receive."""

@@ -30,6 +30,7 @@ from freehold.warden.environment import agent_environment
 from freehold.warden.history import History, Lapsed
 from freehold.warden.journal import Journal
 from freehold.warden.log_store import new_record
+from freehold.warden.once import Onces
 from freehold.warden.output import AgentLogs
 from freehold.warden.session import Lost, Session
 from freehold.warden.slots import Slots
@@ -57,6 +58,8 @@ class WardenLimits:
     max_requests_per_s: float = 0.0
     max_starts_per_s: float = 0.0
     """Of one runtime; 0: any rate."""
+    resend_window_s: float = 0.0
+    """How long after its end a request is known when it is sent again; 0: not at all."""
 
 
 class Warden:
@@ -92,6 +95,7 @@ class Warden:
         self._start_slots = Slots(bounds.max_concurrent_starts)
         self._requests = Rates(bounds.max_requests_per_s)
         self._starts = Rates(bounds.max_starts_per_s)
+        self._onces = Onces(bounds.resend_window_s, self._clock.monotonic)
         self._launches: OrderedDict[tuple[str, str, int], LaunchSpec] = OrderedDict()
         self._closing = False
 
@@ -138,6 +142,7 @@ class Warden:
         """A worker's connection closed: it holds nothing any more."""
         for session in self._by_generation.values():
             session.drop_claim(peer)
+            self._onces.gone(session.generation, peer)
 
     def set_bounds(self, bounds: WardenLimits) -> None:
         """From now on these; what runs or starts already is not touched."""
@@ -145,6 +150,7 @@ class Warden:
         self._start_slots.set_limit(bounds.max_concurrent_starts)
         self._requests.set_rate(bounds.max_requests_per_s)
         self._starts.set_rate(bounds.max_starts_per_s)
+        self._onces.set_window(bounds.resend_window_s)
 
     async def aclose(self) -> None:
         """End every session, then the backend."""
@@ -237,23 +243,33 @@ class Warden:
         if session is not None:
             session.requests += release.requests
             session.drop_claim(peer, last_activity_age_s=release.last_activity_age_s)
+            self._onces.gone(session.generation, peer)
 
-    def _enter(self, peer: ipc.Peer, enter: protocol.Enter) -> ipc.Done:
+    def _enter(self, peer: ipc.Peer, enter: protocol.Enter) -> ipc.Done | protocol.Answered:
         session = self._by_generation.get(enter.generation)
         if session is None or peer not in session.claimants:
             raise errors.NotFound("The session has ended")
+        once = (session.generation, enter.once)
+        if enter.once:
+            answered = self._onces.seek(once)
+            if answered is not None:
+                return answered
         most, key = self._bounds.max_concurrent_requests, session.key
         if most and session.entered.total() >= most:
             raise errors.RetryableConflict("Session operation in progress, please retry")
         if not self._requests.take((key.account, key.runtime_id), self._clock.monotonic()):
             raise errors.Throttled("Rate exceeded")
         session.entered[peer] += 1
+        if enter.once:
+            self._onces.begin(once, peer)
         return ipc.Done()
 
     def _leave(self, peer: ipc.Peer, leave: protocol.Leave) -> None:
         session = self._by_generation.get(leave.generation)
         if session is not None and session.entered[peer] > 0:
             session.entered[peer] -= 1
+            if leave.once:
+                self._onces.end((session.generation, leave.once), peer, reached=leave.reached, answer=leave.answer)
 
     # -- sessions --------------------------------------------------------------------------------------------
 
@@ -304,6 +320,7 @@ class Warden:
             self._history.add(ended)
             self._lapsed.add(ended)
             self._tally.ended(session.generation, session.end_reason, session.usage)
+            self._onces.session_ended(session.generation)
             del self._by_generation[session.generation]
             del self._by_key[session.key]
             session.gone()

@@ -118,6 +118,10 @@ class FakeWarden:
         self.dial_faults: list[errors.FreeholdError] = []
         self.entered = 0
         self.enter_faults: list[errors.FreeholdError] = []
+        self.enters: list[warden_protocol.Enter] = []
+        self.leaves: list[warden_protocol.Leave] = []
+        self.answered: dict[bytes, warden_protocol.Answered] = {}
+        """By what a request is known by when it is sent again."""
         self.before_claim: Callable[[], Awaitable[None]] | None = None
         self.sessions: dict[SessionKey, int] = {}
         self.bound: dict[SessionKey, str] = {}
@@ -163,12 +167,16 @@ class FakeWarden:
                     raise self.dial_faults.pop(0)
                 return warden_protocol.Dialed(), [await self._connect() for _ in range(body.sockets)]
             case warden_protocol.Enter():
+                self.enters.append(body)
+                if body.once in self.answered:
+                    return self.answered[body.once]
                 self.entered += 1
                 if self.enter_faults:
                     raise self.enter_faults.pop(0)
                 return ipc.Done()
             case warden_protocol.Leave():
                 self.entered -= 1
+                self.leaves.append(body)
                 return None
             case warden_protocol.Release():
                 self.released.append(body)

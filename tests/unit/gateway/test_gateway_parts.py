@@ -277,7 +277,7 @@ def test_a_client_that_went_just_before_its_request_was_sent_leaves_no_claim_and
     class Counting:
         left = 0
 
-        def leave(self, _claim: object) -> None:
+        def leave(self, _claim: object, _resend: None) -> None:
             self.left += 1
 
     async def main() -> None:
