@@ -14,7 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from tools import calls, ephemeral, streams
+from tools import calls, ephemeral, process_tree, streams
 
 TICKER = ephemeral.ROOT / "tools" / "agents" / "ticker"
 SESSIONS = 12
@@ -86,10 +86,10 @@ async def _soak(
     await _settled(server, caller)
 
 
-def _compare(before: dict[str, float], after: dict[str, float]) -> None:
-    if after["memory_mib"] > before["memory_mib"] + MORE_MEMORY_MIB:
+def _compare(before: process_tree.Footprint, after: process_tree.Footprint) -> None:
+    if after.memory_mib > before.memory_mib + MORE_MEMORY_MIB:
         raise streams.StreamFailed(f"memory grew: {before} then {after}")
-    if after["descriptors"] > before["descriptors"] + MORE_DESCRIPTORS:
+    if after.descriptors > before.descriptors + MORE_DESCRIPTORS:
         raise streams.StreamFailed(f"descriptors grew: {before} then {after}")
 
 
@@ -109,7 +109,7 @@ async def _settled(server: ephemeral.EphemeralServer, caller: calls.Caller) -> N
     while True:
         now = own_footprint(server.process.pid)
         held = [s for s in await asyncio.to_thread(caller.sessions) if s.get("inFlight")]
-        if not held and now["descriptors"] < 300:
+        if not held and now.descriptors < 300:
             print(f"soak: afterwards {now}", flush=True)
             return
         if time.monotonic() > end:
@@ -117,27 +117,11 @@ async def _settled(server: ephemeral.EphemeralServer, caller: calls.Caller) -> N
         await asyncio.sleep(0.5)
 
 
-def own_footprint(root: int) -> dict[str, float]:
+def own_footprint(root: int) -> process_tree.Footprint:
     """Of the server's own processes: its parent, the warden, control and the gateway workers; not of its sessions."""
-    own = [root]
-    for directory in Path("/proc").iterdir():
-        if directory.name.isdecimal():
-            try:
-                parent = int((directory / "stat").read_text().rpartition(")")[2].split()[1])
-                words = (directory / "cmdline").read_bytes()
-            except (FileNotFoundError, ProcessLookupError):
-                continue
-            if parent == root and b"freehold.process" in words:
-                own.append(int(directory.name))
-    memory_kib = descriptors = 0
-    for pid in own:
-        try:
-            lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-            descriptors += len(list(Path(f"/proc/{pid}/fd").iterdir()))
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        memory_kib += sum(int(line.split()[1]) for line in lines if line.startswith("VmRSS:"))
-    return {"processes": len(own), "memory_mib": round(memory_kib / 1024, 1), "descriptors": descriptors}
+    children = process_tree.children_by_parent().get(root, [])
+    own = [pid for pid in children if b"freehold.process" in process_tree.command_line(pid)]
+    return process_tree.footprint([root, *own])
 
 
 if __name__ == "__main__":

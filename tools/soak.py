@@ -13,10 +13,9 @@ import random
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
-from pathlib import Path
 
 from tools import calls, ephemeral, fuzz, many_streams, soak_bodies
+from tools.process_tree import Footprint, footprint, tree
 
 ECHO = ephemeral.ROOT / "benchmarks" / "agents" / "echo"
 INVOCATIONS = 5
@@ -26,15 +25,6 @@ MORE_MEMORY_MIB = 96
 
 class SoakFailed(Exception):
     """Something was left over. The message says what."""
-
-
-@dataclass(frozen=True, slots=True)
-class Footprint:
-    """All of a server's processes together, the sessions' included."""
-
-    processes: int
-    descriptors: int
-    memory_mib: float
 
 
 def main() -> int:
@@ -132,39 +122,12 @@ def settled(server: ephemeral.EphemeralServer, caller: calls.Caller, wanted: Foo
     """The footprint once no session runs and, given an earlier one, no more processes than then. Raises SoakFailed."""
     deadline = time.monotonic() + 30
     while True:
-        sessions, now = caller.sessions(), footprint(server.process.pid)
+        sessions, now = caller.sessions(), footprint(tree(server.process.pid))
         if not sessions and (wanted is None or now.processes <= wanted.processes):
             return now
         if time.monotonic() > deadline:
             raise SoakFailed(f"{len(sessions)} sessions and {now.processes} processes are left")
         time.sleep(0.1)
-
-
-def footprint(root: int) -> Footprint:
-    """What the process `root` and all below it hold. Processes that end meanwhile don't count."""
-    children: dict[int, list[int]] = {}
-    for directory in Path("/proc").iterdir():
-        if directory.name.isdecimal():
-            try:
-                parent = int((directory / "stat").read_text().rpartition(")")[2].split()[1])
-            except (FileNotFoundError, ProcessLookupError):
-                continue
-            children.setdefault(parent, []).append(int(directory.name))
-    processes = descriptors = 0
-    memory_kib = 0
-    waiting = [root]
-    while waiting:
-        pid = waiting.pop()
-        waiting += children.get(pid, [])
-        try:
-            opened = len(list(Path(f"/proc/{pid}/fd").iterdir()))
-            status = Path(f"/proc/{pid}/status").read_text()
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        processes, descriptors = processes + 1, descriptors + opened
-        resident = [line.split()[1] for line in status.splitlines() if line.startswith("VmRSS:")]
-        memory_kib += int(resident[0]) if resident else 0
-    return Footprint(processes, descriptors, round(memory_kib / 1024, 1))
 
 
 if __name__ == "__main__":

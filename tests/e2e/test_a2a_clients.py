@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import a2a.types as types
@@ -54,12 +54,6 @@ if __name__ == "__main__":
 """An agent as the protocol's SDK makes them: it has no /ping, and knows of no address but its own."""
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[RunningServer]:
-    with RunningServer(workers=2) as server:
-        yield server
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -23,12 +23,6 @@ SHOP = Path(__file__).parents[2] / "examples" / "mcp_shop" / "main.py"
 LIMIT_S = 90
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[RunningServer]:
-    with RunningServer(workers=2) as server:
-        yield server
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,8 @@ from typing import Any
 
 import botocore.exceptions
 import pytest
-from running_server import FREEHOLD, RunningServer, command_line, session_id, wait_until
+from running_server import FREEHOLD, RunningServer, session_id, wait_until
+from tools.process_tree import command_line
 
 SESSIONS = 50
 LINES = 400

@@ -21,6 +21,7 @@ from typing import Any
 import boto3
 import pytest
 from botocore.config import Config
+from tools.process_tree import children_by_parent, command_line, tree
 
 from freehold import running
 from freehold.cli.main import exports
@@ -140,17 +141,13 @@ class RunningServer:
     def pids(self, name: str) -> list[int]:
         """The processes of this server that are called `name`: warden, control, gateway-0, ..."""
         assert self.process is not None
-        children = _children_by_parent().get(self.process.pid, [])
+        children = children_by_parent().get(self.process.pid, [])
         return [pid for pid in children if name.encode() in command_line(pid).split(b"\0")]
 
     def tree(self) -> list[int]:
         """The server's processes, and all that they have started: sandboxes and agents, too."""
         assert self.process is not None
-        children = _children_by_parent()
-        found = [self.process.pid]
-        for pid in found:
-            found += children.get(pid, [])
-        return found
+        return tree(self.process.pid)
 
     def kill(self, name: str) -> int:
         """`kill -9` one process and wait until another has taken its place; the old pid."""
@@ -257,26 +254,6 @@ class RunningServer:
         """What the server keeps of running sessions."""
         sessions = self.data_dir / "sessions"
         return list(sessions.iterdir()) if sessions.exists() else []
-
-
-def command_line(pid: int) -> bytes:
-    """As /proc has it; empty for a process that has gone."""
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    except (FileNotFoundError, ProcessLookupError):
-        return b""
-
-
-def _children_by_parent() -> dict[int, list[int]]:
-    children: dict[int, list[int]] = {}
-    for directory in Path("/proc").iterdir():
-        if directory.name.isdecimal():
-            try:
-                parent = int((directory / "stat").read_text().rpartition(")")[2].split()[1])
-            except (FileNotFoundError, ProcessLookupError):
-                continue
-            children.setdefault(parent, []).append(int(directory.name))
-    return children
 
 
 def agent(name: str) -> dict[str, str | bytes]:

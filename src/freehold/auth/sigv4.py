@@ -216,10 +216,6 @@ class Verifier:
         _check_usable(key, token, now)
         return Pending(head, signature, stamp, key, self._signing_key(key, terms.date), claimed)
 
-    async def verify_bodiless(self, head: Signed, *, now: datetime) -> Principal:
-        """Who sent a request that has no body, in either form: a WebSocket's handshake. Raises as check_head."""
-        return (await self.check_head(head, now=now)).finish(sigv4.EMPTY_SHA256)
-
     def _other_scope(self, terms: sigv4.Terms) -> SignatureRefused:
         if terms.region != self._region:
             return SignatureRefused.invalid(

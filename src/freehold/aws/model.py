@@ -141,10 +141,6 @@ class Service(msgspec.Struct, frozen=True, omit_defaults=True):
                 waiting += [shape.element, shape.key, shape.value]
         return Service(self.name, self.api_version, self.signing_name, kept, shapes)
 
-    def is_sensitive(self, member: Member) -> bool:
-        """Whether the member's value may not be shown to anyone."""
-        return member.sensitive or self.shapes[member.shape].sensitive
-
 
 def load(service_name: str, operations: Iterable[str] | None = None) -> Service:
     """Compile a service from botocore's model: the operations named, or all that can be (`left_out` has the others).

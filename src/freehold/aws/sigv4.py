@@ -21,7 +21,6 @@ from urllib.parse import unquote_to_bytes
 
 ALGORITHM: Final = "AWS4-HMAC-SHA256"
 TERMINATOR: Final = "aws4_request"
-EMPTY_SHA256: Final = hashlib.sha256(b"").hexdigest()
 """The hash of a body that is not there, in hexadecimal."""
 
 _ECHO: Final = 64

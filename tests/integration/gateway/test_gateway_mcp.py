@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import re
-from collections.abc import Callable, Sequence
+import socket
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import pytest
@@ -268,7 +270,9 @@ def test_two_clients_that_initialize_are_in_two_sandboxes(mcp: Stage) -> None:
     assert {key.session_id for key in mcp.warden.claims} == {first.session, second.session}
 
 
-def test_no_client_has_its_id_before_the_warden_has_the_servers(mcp: Stage) -> None:
+@contextlib.contextmanager
+def binding(mcp: Stage) -> Iterator[tuple[socket.socket, asyncio.Event]]:
+    """A client that waits for its session to be bound, and what lets that happen."""
     asked, known = asyncio.Event(), asyncio.Event()
 
     async def before_bind() -> None:
@@ -280,6 +284,11 @@ def test_no_client_has_its_id_before_the_warden_has_the_servers(mcp: Stage) -> N
     with mcp.connect() as sock:
         sock.sendall(signed(body=message("initialize"), headers={"Accept": BOTH}, session=None))
         eventually(asked.is_set)
+        yield sock, known
+
+
+def test_no_client_has_its_id_before_the_warden_has_the_servers(mcp: Stage) -> None:
+    with binding(mcp) as (sock, known):
         sock.setblocking(False)
         with pytest.raises(BlockingIOError):
             sock.recv(1)
@@ -289,17 +298,8 @@ def test_no_client_has_its_id_before_the_warden_has_the_servers(mcp: Stage) -> N
 
 
 def test_a_client_that_leaves_while_its_session_begins_costs_nothing(mcp: Stage) -> None:
-    asked, known = asyncio.Event(), asyncio.Event()
-
-    async def before_bind() -> None:
-        asked.set()
-        await known.wait()
-
-    mcp.warden.before_bind = before_bind
-    mcp.agent = Server(stateful=True)
-    with mcp.connect() as sock:
-        sock.sendall(signed(body=message("initialize"), headers={"Accept": BOTH}, session=None))
-        eventually(asked.is_set)
+    with binding(mcp) as (_sock, known):
+        pass
     mcp.call(known.set)
     mcp.warden.before_bind = None
     assert send(mcp, message("initialize")).status == 200

@@ -65,13 +65,6 @@ def test_constraints_are_those_of_the_model():
     assert (session.location, session.wire_name) == ("header", "x-amzn-bedrock-agentcore-runtime-session-id")
 
 
-def test_what_is_sensitive_is_known_for_every_member():
-    of = service(CONTROL)
-    members = of.shapes["CreateAgentRuntimeRequest"].members
-    assert of.is_sensitive(members["environmentVariables"])
-    assert not of.is_sensitive(members["roleArn"])
-
-
 def test_an_operation_that_botocore_lacks_is_refused():
     with pytest.raises(UnsupportedModel, match="NoSuchThing"):
         model.load(CONTROL, ["NoSuchThing"])
