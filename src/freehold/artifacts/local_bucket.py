@@ -7,6 +7,7 @@ own directories, whatever the key and the version say and whatever links lie the
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import stat
 import threading
@@ -26,6 +27,8 @@ _NOT_THERE: Final = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EMLINK, err
 _CHUNK: Final = 1024 * 1024
 SETTLED_NS: Final = 2_000_000_000
 """Far more than a tick of any file system's clock."""
+SMALL_BYTES: Final = 256 * 1024
+"""Up to so many bytes are read sooner than prepared again, while their file can't be told from another yet."""
 
 
 class LocalBuckets:
@@ -40,21 +43,23 @@ class LocalBuckets:
         """Whether there is a bucket of this name."""
         try:
             name, _ = bucket_layout.object_parts(bucket, "any")
-            return stat.S_ISDIR(os.lstat(self._root / name).st_mode)
+            return stat.S_ISDIR(os.lstat(f"{self._root}/{name}").st_mode)
         except (bucket_layout.BadName, FileNotFoundError):
             return False
 
     def check(self, source: S3Object) -> Stamp | None:
         """Raise ArtifactRejected unless the object is there, can be read and is small enough."""
-        with self.open(source) as file:
-            found = os.fstat(file.fileno())
-        if found.st_size > source.max_bytes:
-            raise too_large(source, found.st_size)
-        return self._stamp(found)
+        fd, found = self._opened(source)
+        try:
+            if found.st_size > source.max_bytes:
+                raise too_large(source, found.st_size)
+            return self._stamp(found) or _read_stamp(fd)
+        finally:
+            os.close(fd)
 
     def fetch(self, source: S3Object, copy: Path, stop: threading.Event) -> Stamp | None:
         """Copy the object, whose file may grow and change while it is read. Raises ArtifactRejected, Stopped."""
-        copied = 0
+        copied, hashed = 0, hashlib.sha256()
         with self.open(source) as file, copy.open("xb") as out:
             before = self._stamp(os.fstat(file.fileno()))
             os.fchmod(out.fileno(), 0o600)
@@ -65,12 +70,15 @@ class LocalBuckets:
                 if copied > source.max_bytes:
                     raise too_large(source, max(copied, os.fstat(file.fileno()).st_size))
                 out.write(data)
-            return before if before == self._stamp(os.fstat(file.fileno())) else None
+                hashed.update(data)
+            if before is not None and before == self._stamp(os.fstat(file.fileno())):
+                return before
+            return _stamp_of(hashed.digest()) if copied <= SMALL_BYTES else None
 
     def _stamp(self, found: os.stat_result) -> Stamp | None:
         """Every change of a file sets its ctime, which nobody can set: but two changes may fall into one tick of it.
 
-        So a file that changed just now has no stamp yet.
+        So a file that changed just now has none of these yet.
         """
         if self._now_ns() - found.st_ctime_ns < SETTLED_NS:
             return None
@@ -78,6 +86,11 @@ class LocalBuckets:
 
     def open(self, source: S3Object) -> BinaryIO:
         """The object, opened for reading. Raises ArtifactRejected when it doesn't exist or can't be read."""
+        fd, _ = self._opened(source)
+        return os.fdopen(fd, "rb")
+
+    def _opened(self, source: S3Object) -> tuple[int, os.stat_result]:
+        """A descriptor of the object's file, and what that is. Raises as `open`."""
         try:
             parts = _parts(source)
         except bucket_layout.BadName as error:
@@ -90,10 +103,26 @@ class LocalBuckets:
             if error.errno in (errno.EACCES, errno.EPERM):
                 raise ArtifactRejected(f"{uri(source)} can't be read: {error.strerror}.") from error
             raise
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
+        try:
+            found = os.fstat(fd)
+            if not stat.S_ISREG(found.st_mode):
+                raise _missing(source)
+        except BaseException:
             os.close(fd)
-            raise _missing(source)
-        return os.fdopen(fd, "rb")
+            raise
+        return fd, found
+
+
+def _read_stamp(fd: int) -> Stamp | None:
+    """Of the bytes themselves, if they are few."""
+    data = b""
+    while part := os.read(fd, SMALL_BYTES + 1 - len(data)):
+        data += part
+    return _stamp_of(hashlib.sha256(data).digest()) if len(data) <= SMALL_BYTES else None
+
+
+def _stamp_of(digest: bytes) -> Stamp:
+    return (int.from_bytes(digest),)
 
 
 def _parts(source: S3Object) -> list[str]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Final
 
+from freehold.aws.keeping import Keeping
 from freehold.aws.model import Operation, Service, Shape
 from freehold.aws.patterns import Untranslatable, compile_pattern
 
@@ -46,6 +47,7 @@ class Validator:
 
     def __init__(self, service: Service) -> None:
         self._service = service
+        self._keeping = Keeping(service)
 
     def check(self, operation: Operation, params: dict[str, Any], *, without_body: bool = False) -> None:
         """Raise Invalid unless `params` keep to the constraints of the operation's input.
@@ -53,6 +55,8 @@ class Validator:
         `without_body`: what would be in the body is not there yet, and not missed.
         """
         if not operation.input:
+            return
+        if not without_body and self._keeping.of(operation.input)(params):
             return
         shape = self._service.shapes[operation.input]
         problems: list[Problem] = []

@@ -28,7 +28,7 @@ from freehold.artifacts import compile_driver, compiling, prepare, trees, unpack
 from freehold.artifacts.base import ArtifactRejected, CodeArtifact, Prepared, S3Object
 from freehold.artifacts.entry_points import NOT_FOUND
 from freehold.artifacts.interpreters import Interpreters
-from freehold.artifacts.local_bucket import LocalBuckets
+from freehold.artifacts.local_bucket import SMALL_BYTES, LocalBuckets
 from freehold.artifacts.prepare import Preparer
 from freehold.domain.errors import QuotaExceeded
 
@@ -248,18 +248,38 @@ def test_the_bundle_of_an_object_that_has_not_changed_is_known(settled: Preparer
     assert settled.look(artifact("pkg/helper.py")) is None, "another entry point has not been looked for"
 
 
-def test_an_object_that_changed_just_now_is_read(preparer: Preparer, buckets: Path) -> None:
+def test_a_small_object_that_changed_just_now_is_known_by_its_bytes(preparer: Preparer, buckets: Path) -> None:
     put(buckets, AGENT)
+    first = made(preparer)
+    assert preparer.look(artifact()) == first
+    put(buckets, AGENT)  # the same again, in another moment
+    assert preparer.look(artifact()) == first
+
+
+def test_a_large_object_that_changed_just_now_is_not_known(preparer: Preparer, buckets: Path) -> None:
+    put(buckets, {**AGENT, "noise": os.urandom(SMALL_BYTES)})
     made(preparer)
     assert preparer.look(artifact()) is None
 
 
 @pytest.mark.parametrize("change", ["in place", "replaced", "as old as before"])
+@pytest.mark.parametrize("small_or_large", [0, SMALL_BYTES])
+def test_an_object_that_changed_within_a_tick_is_not_known(
+    preparer: Preparer, buckets: Path, change: str, small_or_large: int
+) -> None:
+    changes_are_seen(preparer, buckets, change, {**AGENT, "noise": os.urandom(small_or_large)})
+
+
+@pytest.mark.parametrize("change", ["in place", "replaced", "as old as before"])
 def test_an_object_that_changed_is_not_known(settled: Preparer, buckets: Path, change: str) -> None:
+    changes_are_seen(settled, buckets, change, AGENT)
+
+
+def changes_are_seen(preparer: Preparer, buckets: Path, change: str, agent: dict[str, bytes]) -> None:
     place = buckets / "code" / "agent.zip"
-    put(buckets, AGENT)
+    put(buckets, agent)
     before = place.stat()
-    made(settled)
+    made(preparer)
     data = bytearray(place.read_bytes())
     data[-1] ^= 1  # of the same size
     if change == "replaced":
@@ -267,7 +287,7 @@ def test_an_object_that_changed_is_not_known(settled: Preparer, buckets: Path, c
     place.write_bytes(data)
     if change == "as old as before":
         os.utime(place, ns=(before.st_atime_ns, before.st_mtime_ns))
-    assert settled.look(artifact()) is None
+    assert preparer.look(artifact()) is None
 
 
 def test_a_bundle_that_is_gone_is_not_known(settled: Preparer, buckets: Path) -> None:
