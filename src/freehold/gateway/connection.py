@@ -8,8 +8,10 @@ off: a client never takes a part for the whole.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import socket
 import struct
+import termios
 from collections.abc import Callable, Coroutine
 from enum import Enum, auto
 from http import HTTPStatus
@@ -224,7 +226,7 @@ class ClientConnection(asyncio.Protocol):
         if self._state is _State.HEAD:
             if self._buffer and self._exchange is None:
                 self._refuse(heads.BadHead("The request's head did not come in time", 408))
-            else:
+            elif not self._has_unread():
                 self._buffer = b""
                 self._close()
                 self.deadline = now + self._limits.slow_reader_timeout_s
@@ -509,7 +511,8 @@ class ClientConnection(asyncio.Protocol):
 
     def close_if_idle(self) -> None:
         if self._state is _State.HEAD:
-            self._close()
+            if not self._has_unread():
+                self._close()
         elif self._tunnel is not None:
             self._tunnel.going_away()
 
@@ -604,6 +607,14 @@ class ClientConnection(asyncio.Protocol):
         self._set_reading(True)
         if not self._transport.is_closing():
             self._transport.write_eof()
+
+    def _has_unread(self) -> bool:
+        """Whether a request has come that is read next: a loop that is late looks at deadlines before it reads."""
+        sock = self._transport.get_extra_info("socket")
+        if sock is None or not self._reading or self._transport.is_closing():
+            return False
+        waiting = fcntl.ioctl(sock.fileno(), termios.FIONREAD, bytes(4))
+        return waiting != bytes(4)
 
     def _set_reading(self, wanted: bool) -> None:
         if wanted != self._reading and self._state is not _State.CLOSED and not self._transport.is_closing():
