@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import statistics
 import sys
 import tempfile
@@ -25,8 +26,8 @@ from benchmarks.gateway.traffic import SESSIONS, Request, Traffic, download, upl
 
 CONNECTIONS = 64
 ROUNDS = 3
-WARM_UP = 3
-"""How often each session is used before what is measured."""
+WARM_UP = 8
+"""How often each session is used before what is measured, in no order: two requests of one session meet, too."""
 SINGLE_SHARE = 8
 """One in so many of the requests of a round is sent again over a single connection."""
 STREAMS, STREAMS_S = 100, 4.0
@@ -119,7 +120,9 @@ class _Bench:
     def warm_up(self) -> None:
         """As many connections behind each as it takes, and whatever is made once is made."""
         # Made anew for each round: signatures are good for five minutes.
-        self._known = self._both("known", lambda of: [of(user, b"{}") for user in range(SESSIONS)] * WARM_UP)
+        users = list(range(SESSIONS)) * WARM_UP
+        random.Random(WARM_UP).shuffle(users)
+        self._known = self._both("known", lambda of: [of(user, b"{}") for user in users])
         for row in self._rows.values():
             self._use_every_session(row)
 
