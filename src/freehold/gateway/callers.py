@@ -83,6 +83,7 @@ class Callers:
         self._directory = directory
         self._targets = targets
         self._bearers = bearers
+        self.bearer_at_once = bearers.at_once
         self._limits = limits
         self._spools = spools
         self._sources = sources
@@ -109,13 +110,11 @@ class Callers:
             raise too_large(max_body_bytes)
         return await self._signer(exchange, pending, asked)
 
-    def recognise_again(self, head: RequestHead, body: bytes, target: Target, authorization: bytes) -> Principal | None:
+    def signer_at_once(self, head: RequestHead, body: bytes, target: Target, authorization: bytes) -> Principal | None:
         """Who calls `target`, given the one Authorization header's value; None when `recognise` has to find out.
 
-        For a request like one that has been recognised before, whose body is at hand.
+        For a request like one that has been recognised before, whose body is at hand. See Bearers.at_once for tokens.
         """
-        if target.contract.authorizer is not None:
-            return self._bearers.at_once(target, authorization)
         if not authorization.startswith(b"AWS4-"):
             return None
         try:

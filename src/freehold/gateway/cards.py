@@ -98,7 +98,7 @@ class Cards:
                 port=contract.port,
                 method=b"GET",
                 by_token=call.principal.by_token,
-            ).of(exchange.request_id, 0, trace.context)
+            ).of(exchange.request_id, 0, trace)
             # A card costs little to ask for, and nothing says whether an idle connection is about to be closed.
             connection = await self._claims.connection(claim, fresh=True)
             fetched = await fetch(
@@ -125,5 +125,5 @@ class Cards:
             card, arn.url(self._public_url, target.route.endpoint), port=target.contract.port, path=path
         ):
             body = msgspec.json.encode(card)
-        kept = headers.caller_lines(fetched.head, rules=target.rules, session_id=session_id, trace=trace.context)
+        kept = headers.caller_lines(fetched.head, rules=target.rules, session_id=session_id, trace=trace)
         exchange.answer(200, kept, body)

@@ -143,10 +143,8 @@ class Reader:
         self._hosts: set[bytes] = set()
         self._responses: Recent[bytes, KnownResponse] = Recent(MAX_RESPONSES)
         self._fields = _Fields()
-
-    def known_response(self, data: bytes) -> KnownResponse | None:
+        self.known_response = self._responses.get
         """How the head of a response to a POST is read, if it has been read before."""
-        return self._responses.get(data)
 
     def read_response(self, data: bytes, *, request_method: str) -> ResponseHead:
         """Read a response's head, as heads.parse_response does. Raises BadResponse."""

@@ -135,7 +135,7 @@ class Observer:
                 )
             )
         duration_ms = int(duration_s * 1e6) / 1000
-        trace_id = passage.trace.context.trace_id
+        trace_id = passage.trace.trace_id
         if access_log.add_alike(alike, passage.request_id, bytes_in, bytes_out, duration_ms, trace_id):
             self._flush_soon(access_log)
 
@@ -177,7 +177,7 @@ class Observer:
                 exchange.bytes_out,
                 int(duration_s * 1e6) / 1000,
                 int((first_byte_at - exchange.started_at) * 1e6) / 1000 if first_byte_at else None,
-                "" if trace is None else trace.context.trace_id,
+                "" if trace is None else trace.trace_id,
                 not whole,
                 exchange.close_code,
             ),
@@ -221,10 +221,10 @@ class Observer:
             attributes["error_type"] = fault
         return SpanRecord(
             name=exchange.operation,
-            trace_id=trace.context.trace_id,
-            span_id=trace.context.span_id,
+            trace_id=trace.trace_id,
+            span_id=trace.span_id,
             parent_span_id=trace.parent_span_id,
-            trace_state=trace.context.state.decode("latin-1"),
+            trace_state=trace.state.decode("latin-1"),
             started_ns=ended_ns - int(duration_s * 1e9),
             ended_ns=ended_ns,
             error=code,

@@ -66,7 +66,8 @@ class Passages:
         self.observer: Final = observer
         self.clock: Final = sweeper.clock
         self.known_response: Final = host.reader.known_response
-        self._recognise_caller = callers.recognise_again
+        self._bearer = callers.bearer_at_once
+        self._signer = callers.signer_at_once
         self._recognise_head = host.reader.recognise
         self._tracer = tracer
 
@@ -88,7 +89,10 @@ class Passages:
         if claim.ended is not None:
             return False
         body = data[end:]
-        principal = self._recognise_caller(head, body, seat.target, authorization)
+        if seat.by_token:
+            principal = self._bearer(seat.target, authorization)
+        else:
+            principal = self._signer(head, body, seat.target, authorization)
         if principal is None or principal.owner != seat.key.owner:
             return False
         now = self.clock()
@@ -99,7 +103,7 @@ class Passages:
         trace = self._tracer.begin(head.headers) if seat.is_traced else self._tracer.begin_new()
         passage = Passage(self, connection, head, seat, body, trace, upstream, now)
         connection.begin_passage(passage, now + self.limits.first_byte_timeout_s)
-        upstream.begin_passage(passage, seat.agent_head.with_body(passage.request_id, body, trace.context.lines))
+        upstream.begin_passage(passage, seat.agent_head.with_body(passage.request_id, body, trace.lines))
         if trace.recorded:
             passage.widen()
         return True
@@ -154,7 +158,7 @@ class Passage:
                     _OK,
                     lines,
                     known.length_line,
-                    b"" if has_trace else self.trace.context.lines,
+                    b"" if has_trace else self.trace.lines,
                     seat.answer_lines,
                     b"x-amzn-requestid: ",
                     self.request_id.encode(),
@@ -188,12 +192,12 @@ class Passage:
             claims=passages.claims,
             claim=seat.claim,
             rules=seat.rules,
-            request_head=seat.agent_head.of(self.request_id, len(self.body), self.trace.context),
+            request_head=seat.agent_head.of(self.request_id, len(self.body), self.trace),
             body=AtHand(self.body),
             session_id=seat.session_id,
             sweeper=passages.sweeper,
             limits=passages.limits,
-            trace=self.trace.context,
+            trace=self.trace,
         )
         connection.widen_passage(exchange, relay)
         relay.take_over(self._upstream, self.started_at, retry=passages.invocations.begin_again)

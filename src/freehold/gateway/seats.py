@@ -42,6 +42,7 @@ class Seat:
     __slots__ = (
         "agent_head",
         "answer_lines",
+        "by_token",
         "claim",
         "is_traced",
         "key",
@@ -70,8 +71,8 @@ class Seat:
         self.agent_head = agent_head
         self.is_traced = is_traced
         """Whether its requests may tell of a trace."""
-        by_token = target.contract.authorizer is not None
-        self.answer_lines = b"%b: %b\r\n%b" % (SESSION_ID, self.session_id, cors.ANSWER if by_token else b"")
+        self.by_token = target.contract.authorizer is not None
+        self.answer_lines = b"%b: %b\r\n%b" % (SESSION_ID, self.session_id, cors.ANSWER if self.by_token else b"")
         """What all answers have."""
         self.series: Series | None = None
         """Where its requests are counted, once one has been."""

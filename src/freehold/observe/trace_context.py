@@ -8,7 +8,6 @@ Sources: W3C Trace Context (level 1), X-Ray developer guide (tracing header), sp
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Sequence
 from typing import Final
 
@@ -40,10 +39,6 @@ class Context:
         self.state = state
         """The W3C `tracestate`, which only vendors read."""
         self._lines = b""
-
-    def child(self) -> Context:
-        """The same trace, one span further down."""
-        return Context(self.trace_id, ids.span_id(), self.sampled, self.state)
 
     @property
     def lines(self) -> bytes:
@@ -92,12 +87,6 @@ def received(headers: Sequence[tuple[bytes, bytes]]) -> Context | None:
     if xray is not None and _is_unsampled(xray):
         context.sampled = False
     return context
-
-
-def new(sampled: bool) -> Context:
-    """The beginning of a trace, with a parent that is nobody's span. The id begins with the time, as X-Ray wants."""
-    trace_id, span_id = ids.place(int(time.time()))
-    return Context(trace_id, span_id, sampled)
 
 
 def _read_w3c(value: bytes) -> Context | None:

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, get_current_span, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from freehold.observe import trace_context
 from freehold.observe.trace_context import Context, received
 from freehold.observe.tracing import Tracer
 
@@ -125,34 +124,34 @@ def test_tracestate_passes_with_a_traceparent_and_within_its_bound() -> None:
 def test_without_an_exporter_a_callers_context_passes_unchanged() -> None:
     trace = Tracer(None).begin([(b"traceparent", W3C)])
     assert not trace.recorded
-    assert (b"traceparent", W3C) in trace.context.headers()
+    assert (b"traceparent", W3C) in trace.headers()
 
 
 def test_without_an_exporter_a_trace_is_begun_for_whoever_has_none() -> None:
     trace = Tracer(None).begin([])
     assert not trace.recorded
-    assert trace.context.sampled
-    assert said(received(trace.context.headers())) == said(trace.context)
+    assert trace.sampled
+    assert said(received(trace.headers())) == said(trace)
 
 
 def test_with_an_exporter_the_agent_is_a_child_of_our_span() -> None:
     trace = Tracer(1.0).begin([(b"traceparent", W3C)])
     assert trace.recorded
-    assert (trace.context.trace_id, trace.parent_span_id) == (TRACE, SPAN)
-    assert trace.context.span_id != SPAN
+    assert (trace.trace_id, trace.parent_span_id) == (TRACE, SPAN)
+    assert trace.span_id != SPAN
 
 
 def test_an_unsampled_context_gets_no_span_and_passes_unchanged() -> None:
     trace = Tracer(1.0).begin([(b"traceparent", W3C[:-1] + b"0")])
     assert not trace.recorded
-    assert (b"traceparent", W3C[:-1] + b"0") in trace.context.headers()
+    assert (b"traceparent", W3C[:-1] + b"0") in trace.headers()
 
 
 @pytest.mark.parametrize(("chance", "sampled"), [(0.24, True), (0.25, False)])
 def test_the_ratio_decides_for_traces_that_begin_here(chance: float, sampled: bool) -> None:
     trace = Tracer(0.25, chance=lambda: chance).begin([])
-    assert (trace.recorded, trace.context.sampled, trace.parent_span_id) == (sampled, sampled, "")
+    assert (trace.recorded, trace.sampled, trace.parent_span_id) == (sampled, sampled, "")
 
 
 def test_ids_of_new_traces_begin_with_the_time_as_x_ray_wants() -> None:
-    assert abs(int(trace_context.new(True).trace_id[:8], 16) - time.time()) < 5
+    assert abs(int(Tracer(None).begin_new().trace_id[:8], 16) - time.time()) < 5

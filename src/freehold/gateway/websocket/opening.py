@@ -123,7 +123,7 @@ class WebSockets:
             )
             told = handshake.switching(opening)
             told.append((headers.SESSION_ID, key.session_id.encode()))
-            told += trace.context.headers()
+            told += trace.headers()
             _Handshake(exchange, connection, claims=self._claims, claim=claim, tunnel=tunnel, told=told).begin(
                 request_head, agent_key, self._sweeper.clock() + self._limits.web_socket_handshake_timeout_s
             )
@@ -276,4 +276,4 @@ def _agent_request(
         *opening.custom,
         *headers.kept_of(received, rules=rules, allowlist=contract.header_allowlist, by_token=by_token),
     ]
-    return b"".join([*lines, heads.lines_of(told), trace.context.lines, b"\r\n"])
+    return b"".join([*lines, heads.lines_of(told), trace.lines, b"\r\n"])
