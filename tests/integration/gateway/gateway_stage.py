@@ -31,7 +31,7 @@ from freehold.domain import errors
 from freehold.domain.runtimes import ServerProtocol
 from freehold.domain.sessions import EndReason, SessionKey
 from freehold.gateway.bounds import GatewayLimits
-from freehold.gateway.worker import Worker
+from freehold.gateway.worker import Watch, Worker
 from freehold.warden import protocol as warden_protocol
 
 T = TypeVar("T")
@@ -210,12 +210,17 @@ class Stage:
     """Everything, running in a thread of its own. Use as a context manager."""
 
     def __init__(
-        self, directory: Path, limits: GatewayLimits | None = None, now: Callable[[], datetime] | None = None
+        self,
+        directory: Path,
+        limits: GatewayLimits | None = None,
+        now: Callable[[], datetime] | None = None,
+        watch: Watch | None = None,
     ) -> None:
         self.directory = directory
         self.now = now or (lambda: datetime.now(UTC))
         """The time of day by which the worker judges."""
         self.limits = limits or GatewayLimits()
+        self.watch = watch
         self.control = FakeControl()
         self.warden = FakeWarden()
         self.contract()
@@ -298,6 +303,7 @@ class Stage:
             region=REGION,
             worker=0,
             public_url=PUBLIC_URL,
+            watch=self.watch,
             now=lambda: self.now(),
             limits=self.limits,
         )
