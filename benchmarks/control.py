@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from benchmarks import bare, callers
+from benchmarks import bare, load
 from benchmarks.samples import summary
 from tools import calls, ephemeral
 
@@ -150,7 +150,7 @@ def _at_once(ours: Target, theirs: Target) -> dict[str, dict[str, float]]:
             for name, target in (("freehold", ours), ("moto", theirs)):
                 requests = [_request(target, operation, turn * number + at) for at in range(number)]
                 address = urlsplit(target.caller.url)
-                taken[name].append(callers.run(address.netloc, requests, callers=CALLERS))
+                taken[name].append(load.run(address.netloc, requests, callers=CALLERS))
         for name, seconds in taken.items():
             rates[name][operation] = round(number / sorted(seconds)[ROUNDS // 2], 1)
     _settle(ours)
@@ -168,7 +168,7 @@ def _request(target: Target, operation: str, number: int) -> bytes:
     }[operation]
     headers, body = target.signed(method, path, document)
     headers.setdefault("Host", urlsplit(target.caller.url).netloc)
-    return callers.request(method, path, headers, body)
+    return load.request(method, path, headers, body)
 
 
 def _at_scale(server: ephemeral.EphemeralServer, target: Target, samples: int) -> dict[str, Any]:

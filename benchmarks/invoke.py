@@ -30,8 +30,8 @@ def measure(samples: int) -> dict[str, Any]:
         caller = calls.caller(server)
         path = calls.invocation(calls.deploy(server, SWIFT, "swift"))
         headers = {"Content-Type": "application/json", calls.SESSION_HEADER: calls.new_session()}
-        signed = load.request(path, caller.signed("POST", path, BODY, headers), BODY)
-        unsigned = load.request("/invocations", headers | {"Host": "agent"}, BODY)
+        signed = load.request("POST", path, caller.signed("POST", path, BODY, headers), BODY)
+        unsigned = load.request("POST", "/invocations", headers | {"Host": "agent"}, BODY)
         host = urlsplit(caller.url)
         (gateway,) = _children_named(server.process.pid, "gateway-0")
         ways = {"freehold": (host.port or 80, signed, gateway), "direct": (direct.port, unsigned, None)}
@@ -46,11 +46,11 @@ def _turns(ways: dict[str, tuple[int, bytes, int | None]], samples: int) -> dict
     rates: dict[str, list[float]] = {name: [] for name in ways}
     costs: dict[str, list[float]] = {name: [] for name in ways}
     for port, data, _ in ways.values():
-        load.run("127.0.0.1", port, data, connections=CONNECTIONS, requests=WARM_UP)
+        load.run(f"127.0.0.1:{port}", [data] * WARM_UP, callers=CONNECTIONS)
     for _ in range(ROUNDS):
         for name, (port, data, pid) in ways.items():
             before = 0.0 if pid is None else _cpu_s(pid)
-            took = load.run("127.0.0.1", port, data, connections=CONNECTIONS, requests=samples)
+            took = load.run(f"127.0.0.1:{port}", [data] * samples, callers=CONNECTIONS)
             rates[name].append(samples / took)
             if pid is not None:
                 costs[name].append((_cpu_s(pid) - before) / samples * 1e6)
