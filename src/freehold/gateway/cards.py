@@ -11,23 +11,21 @@ from typing import Any, Final
 import msgspec
 
 from freehold.domain.arns import AgentRuntimeArn
-from freehold.domain.errors import AgentFailed, NotFound, RetryableConflict, ValidationFailed
+from freehold.domain.errors import AgentFailed, ValidationFailed
 from freehold.domain.runtimes import ServerProtocol
 from freehold.gateway import eager, errors, headers
 from freehold.gateway.bounds import GatewayLimits
 from freehold.gateway.callers import Call, Callers
-from freehold.gateway.claims import Claims, LiveClaim
+from freehold.gateway.claims import Claims
 from freehold.gateway.contracts import a2a
 from freehold.gateway.directory import Directory
 from freehold.gateway.exchange import Exchange, new_id
 from freehold.gateway.fetch import Fetched, fetch
-from freehold.gateway.invoke import note, session_key
+from freehold.gateway.joins import Joined, Joins
 from freehold.gateway.members import CARD
-from freehold.gateway.targets import rules_of
 from freehold.observe.tracing import Trace, Tracer
 
 MAX_CARD_BYTES: Final = 1024 * 1024
-_MAX_ATTEMPTS: Final = 3
 
 
 class Cards:
@@ -45,8 +43,8 @@ class Cards:
         public_url: str,
     ) -> None:
         self._callers = callers
-        self._directory = directory
         self._claims = claims
+        self._joins = Joins(claims, directory)
         self._limits = limits
         self._tracer = tracer
         self._region = region
@@ -60,39 +58,24 @@ class Cards:
             spoken = call.target.contract.protocol.value
             raise ValidationFailed(f"The agent runtime has no agent card: its serverProtocol is {spoken}, not A2A")
         exchange.trace = trace = self._tracer.begin(exchange.head.headers)
-        key = session_key(call, call.params.get("runtimeSessionId") or new_id())
-        note(exchange, call.target, key.session_id)
+        session_id = call.params.get("runtimeSessionId") or new_id()
         await eager.in_task()
-        for _ in range(_MAX_ATTEMPTS):
-            try:
-                claim = await self._claims.join(key, call.target.route.version)
-            except NotFound:
-                raise call.target.named.not_found() from None
-            exchange.generation = claim.generation
-            try:
-                fetched = await self._fetch(exchange, call, claim, trace)
-            except NotFound:
-                # The session ended before it was asked.
-                self._claims.forget(claim)
-                continue
-            finally:
-                self._claims.leave(claim)
-            self._answer(exchange, call, fetched, key.session_id.encode(), trace)
-            return
-        raise RetryableConflict("Session operation in progress, please retry")
+        joined, fetched = await self._joins.join(
+            exchange, call, session_id, lambda joined: self._fetch(exchange, call, joined, trace)
+        )
+        self._claims.leave(joined.claim)
+        self._answer(exchange, call, fetched, session_id.encode(), trace)
 
-    async def _fetch(self, exchange: Exchange, call: Call, claim: LiveClaim, trace: Trace) -> Fetched:
+    async def _fetch(self, exchange: Exchange, call: Call, joined: Joined, trace: Trace) -> Fetched:
         """The card, by either spelling: the one that the caller used first. Raises NotFound, AgentFailed."""
-        contract = call.target.contract
-        if claim.version != contract.version:
-            contract = await self._directory.contract(claim.key.account, claim.key.runtime_id, claim.version)
+        claim, contract = joined.claim, joined.contract
         asked_old = exchange.head.raw_path.endswith(a2a.CARD_PATHS[1])
         fetched: Fetched | None = None
         for path in reversed(a2a.CARD_PATHS) if asked_old else a2a.CARD_PATHS:
             head = headers.AgentHead(
                 path,
                 exchange.head.headers,
-                rules=rules_of(contract),
+                rules=joined.rules,
                 allowlist=contract.header_allowlist,
                 session_id=claim.key.session_id,
                 port=contract.port,

@@ -26,7 +26,8 @@ from freehold.gateway.contracts import mcp
 from freehold.gateway.directory import Directory
 from freehold.gateway.errors import UnknownOperation
 from freehold.gateway.exchange import Exchange
-from freehold.gateway.invoke import Invocations, note, session_key
+from freehold.gateway.invoke import Invocations
+from freehold.gateway.joins import note, session_key
 from freehold.gateway.members import CARD, INVOKE, STOP, WEB_SOCKET
 from freehold.gateway.observer import Observer
 from freehold.gateway.passages import Host, Passages

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Coroutine
 from functools import partial
-from typing import Any, Final
+from typing import Any
 
-from freehold.domain.errors import FreeholdError, NotFound, RetryableConflict, SessionEnded
-from freehold.domain.sessions import SessionKey
+from freehold.domain.errors import FreeholdError
 from freehold.gateway import eager, mcp_sessions, resends
 from freehold.gateway.bodies import Streamed
 from freehold.gateway.bounds import GatewayLimits
@@ -23,6 +22,7 @@ from freehold.gateway.directory import Directory
 from freehold.gateway.exchange import Exchange, new_id
 from freehold.gateway.headers import AgentHead
 from freehold.gateway.heads import ResponseHead
+from freehold.gateway.joins import Joined, Joins
 from freehold.gateway.mcp_sessions import Asked
 from freehold.gateway.members import INVOKE
 from freehold.gateway.messages import Message
@@ -30,10 +30,12 @@ from freehold.gateway.relay import AgentRelay
 from freehold.gateway.resends import Resend
 from freehold.gateway.seats import Seats
 from freehold.gateway.sweeper import Sweeper
-from freehold.gateway.targets import Target, rules_of
+from freehold.gateway.upstream import Upstream
 from freehold.observe.tracing import Trace, Tracer
 
-_MAX_ATTEMPTS: Final = 3
+
+class _Taken(Exception):
+    """The session is another client's, and a new one does as well."""
 
 
 class Invocations:
@@ -52,18 +54,18 @@ class Invocations:
         self._callers = callers
         self._directory = directory
         self._claims = claims
+        self._joins = Joins(claims, directory)
         self._sweeper = sweeper
         self._limits = limits
         self._tracer = tracer
         self.seats: Seats | None = None
         """For requests like those that arrived (`passages`)."""
 
-    def _keep_seat(
-        self, exchange: Exchange, call: Call, rules: Rules, key: SessionKey, claim: LiveClaim, agent_head: AgentHead
-    ) -> None:
+    def _keep_seat(self, exchange: Exchange, call: Call, rules: Rules, claim: LiveClaim, agent_head: AgentHead) -> None:
         """Have the next request like this one go the short way, if its head says all that decides where it goes."""
         if self._limits.asks_to_enter or rules.is_json_rpc or rules.has_sessions:
             return
+        key = claim.key
         if call.params.get("runtimeSessionId") != key.session_id:
             return
         members = self._directory.members
@@ -145,68 +147,52 @@ class Invocations:
         trace: Trace,
         resend: Resend | None,
     ) -> AgentRelay:
-        target, body = call.target, call.body
+        body = call.body
         # Of a body that is not held nothing can be sent again: it goes where nobody is about to close.
         fresh = isinstance(body, Streamed)
-        for _ in range(_MAX_ATTEMPTS):
-            key = session_key(call, asked.session_id)
-            note(exchange, target, key.session_id)
-            try:
-                claim = await self._claims.join(key, target.route.version, resumes=asked.resumes, resend=resend)
-            except SessionEnded:
-                raise
-            except NotFound:
-                raise target.named.not_found() from None
-            exchange.generation = claim.generation
+
+        async def prepare(joined: Joined) -> tuple[AgentHead, Upstream]:
+            claim, contract, rules = joined.claim, joined.contract, joined.rules
             if asked.may_move and claim.agent_session is not None:
-                self._claims.leave(claim, resend)
-                asked = asked.elsewhere()
-                continue
-            try:
-                rules, contract = target.rules, target.contract
-                if claim.version != contract.version:
-                    contract = await self._directory.contract(key.account, key.runtime_id, claim.version)
-                    rules = rules_of(contract)
-                    exchange.render_error = (
-                        rules.render_error if message is None else partial(message.render_error, rules)
-                    )
-                agent_head = AgentHead(
-                    contract.path.encode() if contract.path else rules.target,
-                    exchange.head.headers,
-                    rules=rules,
-                    allowlist=contract.header_allowlist,
-                    session_id=key.session_id,
-                    port=contract.port,
-                    added=asked.told_agent(claim.agent_session) if rules.has_sessions else None,
-                    by_token=call.principal.by_token,
-                )
-                connection = await self._claims.connection(claim, fresh=fresh)
-            except NotFound:
-                # Nothing has been sent: whoever joins now gets a new session.
-                self._claims.forget(claim)
-                self._claims.leave(claim, resend)
-                continue
-            except BaseException:
-                self._claims.leave(claim, resend)
-                raise
-            relay = AgentRelay(
-                exchange,
-                claims=self._claims,
-                claim=claim,
+                raise _Taken
+            if contract is not call.target.contract:
+                exchange.render_error = rules.render_error if message is None else partial(message.render_error, rules)
+            agent_head = AgentHead(
+                contract.path.encode() if contract.path else rules.target,
+                exchange.head.headers,
                 rules=rules,
-                request_head=agent_head.of(exchange.request_id, body.size, trace),
-                body=body,
-                session_id=key.session_id.encode(),
-                sweeper=self._sweeper,
-                limits=self._limits,
-                trace=trace,
-                admit=partial(self._admit, claim) if asked.opens and claim.agent_session is None else None,
-                resend=resend,
+                allowlist=contract.header_allowlist,
+                session_id=claim.key.session_id,
+                port=contract.port,
+                added=asked.told_agent(claim.agent_session) if rules.has_sessions else None,
+                by_token=call.principal.by_token,
             )
-            relay.begin(connection, retry=self.begin_again)
-            self._keep_seat(exchange, call, rules, key, claim, agent_head)
-            return relay
-        raise RetryableConflict("Session operation in progress, please retry")
+            return agent_head, await self._claims.connection(claim, fresh=fresh)
+
+        try:
+            joined, (agent_head, connection) = await self._joins.join(
+                exchange, call, asked.session_id, prepare, resumes=asked.resumes, resend=resend
+            )
+        except _Taken:
+            return await self._relay(exchange, call, asked.elsewhere(), message, trace, resend)
+        claim, rules = joined.claim, joined.rules
+        relay = AgentRelay(
+            exchange,
+            claims=self._claims,
+            claim=claim,
+            rules=rules,
+            request_head=agent_head.of(exchange.request_id, body.size, trace),
+            body=body,
+            session_id=claim.key.session_id.encode(),
+            sweeper=self._sweeper,
+            limits=self._limits,
+            trace=trace,
+            admit=partial(self._admit, claim) if asked.opens and claim.agent_session is None else None,
+            resend=resend,
+        )
+        relay.begin(connection, retry=self.begin_again)
+        self._keep_seat(exchange, call, rules, claim, agent_head)
+        return relay
 
     def _admit(self, claim: LiveClaim, head: ResponseHead) -> Coroutine[Any, Any, None] | None:
         """An answer to `initialize`: if the server has begun a session of its own, every worker has to know first."""
@@ -229,21 +215,3 @@ class Invocations:
                 relay.begin(connection, retry=None)
 
         relay.exchange.continue_in(begin())
-
-
-def session_key(call: Call, session_id: str) -> SessionKey:
-    """Whose session, and which."""
-    return SessionKey(
-        account=call.target.named.account,
-        runtime_id=call.target.named.runtime_id,
-        endpoint=call.target.route.endpoint,
-        owner=call.principal.owner,
-        session_id=session_id,
-    )
-
-
-def note(exchange: Exchange, target: Target, session_id: str) -> None:
-    """For whoever watches (`observer`). Only once the caller is known to own the target."""
-    exchange.runtime_id = target.named.runtime_id
-    exchange.endpoint = target.route.endpoint
-    exchange.session_id = session_id

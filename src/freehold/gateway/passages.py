@@ -19,7 +19,8 @@ from freehold.gateway.claims import Claims
 from freehold.gateway.exchange import Exchange
 from freehold.gateway.familiar import FamiliarHead, Reader
 from freehold.gateway.heads import ResponseHead
-from freehold.gateway.invoke import Invocations, note
+from freehold.gateway.invoke import Invocations
+from freehold.gateway.joins import note
 from freehold.gateway.members import INVOKE
 from freehold.gateway.observer import Observer
 from freehold.gateway.relay import AgentRelay

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from frame_bytes import raw
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from freehold.gateway.websocket.direction import Direction
@@ -137,6 +137,7 @@ def compared(tested: Line, alone: FrameFollower, events: list[bytes | str | floa
     assert bool(tested.ended) == (alone.close_code is not None)
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.one_of(SMALL, SMALL, SMALL, OTHERS, st.sampled_from(["flush", "make room", "read"])),

@@ -6,35 +6,27 @@ caller is answered 101 only when the agent has accepted; until then it is answer
 
 from __future__ import annotations
 
-from typing import Final
-
 import msgspec
 
 from freehold.auth import bearer
 from freehold.auth.sigv4 import SignatureRefused
-from freehold.control.protocol import Contract
-from freehold.domain.errors import AgentFailed, FreeholdError, NotFound, RetryableConflict, ValidationFailed
-from freehold.domain.sessions import SessionKey
+from freehold.domain.errors import AgentFailed, FreeholdError, ValidationFailed
 from freehold.gateway import headers, heads
 from freehold.gateway.bounds import GatewayLimits
 from freehold.gateway.callers import Call, Callers
 from freehold.gateway.claims import Claims, LiveClaim
-from freehold.gateway.contracts.base import Rules
 from freehold.gateway.directory import Directory
 from freehold.gateway.errors import WireError, answered_error, envelope
 from freehold.gateway.exchange import ClientGone, Exchange, new_id
 from freehold.gateway.heads import RequestHead, ResponseHead
-from freehold.gateway.invoke import note, session_key
+from freehold.gateway.joins import Joined, Joins
 from freehold.gateway.members import WEB_SOCKET
 from freehold.gateway.sweeper import Sweeper
-from freehold.gateway.targets import rules_of
 from freehold.gateway.upstream import Upstream
 from freehold.gateway.websocket import handshake
 from freehold.gateway.websocket.handshake import Opening, UpgradeRequired
 from freehold.gateway.websocket.tunnel import Tunnel
 from freehold.observe.tracing import Trace, Tracer
-
-_MAX_ATTEMPTS: Final = 3
 
 
 class WebSockets:
@@ -51,8 +43,8 @@ class WebSockets:
         tracer: Tracer,
     ) -> None:
         self._callers = callers
-        self._directory = directory
         self._claims = claims
+        self._joins = Joins(claims, directory)
         self._sweeper = sweeper
         self._limits = limits
         self._tracer = tracer
@@ -82,53 +74,33 @@ class WebSockets:
             raise
         call.body.close()
         exchange.trace = trace = self._tracer.begin(head.headers)
-        key = session_key(call, call.params.get("runtimeSessionId") or new_id())
-        note(exchange, call.target, key.session_id)
-        await self._open(exchange, call, key, opening, trace)
+        await self._open(exchange, call, opening, trace)
 
-    async def _open(self, exchange: Exchange, call: Call, key: SessionKey, opening: Opening, trace: Trace) -> None:
-        target = call.target
-        for _ in range(_MAX_ATTEMPTS):
-            try:
-                claim = await self._claims.join(key, target.route.version)
-            except NotFound:
-                raise target.named.not_found() from None
-            exchange.generation = claim.generation
-            try:
-                rules, contract = target.rules, target.contract
-                if claim.version != contract.version:
-                    contract = await self._directory.contract(key.account, key.runtime_id, claim.version)
-                    rules = rules_of(contract)
-                agent_key = handshake.new_key()
-                request_head = _agent_request(
-                    exchange, opening, rules, contract, key, agent_key, trace, by_token=call.principal.by_token
-                )
-                connection = await self._connection(claim)
-            except NotFound:
-                # Nothing has been sent: whoever joins now gets a new session.
-                self._claims.forget(claim)
-                self._claims.leave(claim)
-                continue
-            except BaseException:
-                self._claims.leave(claim)
-                raise
-            tunnel = Tunnel(
-                exchange,
-                connection,
-                claims=self._claims,
-                claim=claim,
-                sweeper=self._sweeper,
-                limits=self._limits,
-                blocked=self._blocked,
-            )
-            told = handshake.switching(opening)
-            told.append((headers.SESSION_ID, key.session_id.encode()))
-            told += trace.headers()
-            _Handshake(exchange, connection, claims=self._claims, claim=claim, tunnel=tunnel, told=told).begin(
-                request_head, agent_key, self._sweeper.clock() + self._limits.web_socket_handshake_timeout_s
-            )
-            return
-        raise RetryableConflict("Session operation in progress, please retry")
+    async def _open(self, exchange: Exchange, call: Call, opening: Opening, trace: Trace) -> None:
+        session_id = call.params.get("runtimeSessionId") or new_id()
+        agent_key = handshake.new_key()
+
+        async def prepare(joined: Joined) -> tuple[bytes, Upstream]:
+            request_head = _agent_request(exchange, opening, joined, agent_key, trace, by_token=call.principal.by_token)
+            return request_head, await self._connection(joined.claim)
+
+        joined, (request_head, connection) = await self._joins.join(exchange, call, session_id, prepare)
+        claim = joined.claim
+        tunnel = Tunnel(
+            exchange,
+            connection,
+            claims=self._claims,
+            claim=claim,
+            sweeper=self._sweeper,
+            limits=self._limits,
+            blocked=self._blocked,
+        )
+        told = handshake.switching(opening)
+        told.append((headers.SESSION_ID, session_id.encode()))
+        told += trace.headers()
+        _Handshake(exchange, connection, claims=self._claims, claim=claim, tunnel=tunnel, told=told).begin(
+            request_head, agent_key, self._sweeper.clock() + self._limits.web_socket_handshake_timeout_s
+        )
 
     async def _connection(self, claim: LiveClaim) -> Upstream:
         """One that no request has used: an agent is not about to close it."""
@@ -253,15 +225,14 @@ def _take_session_id(head: RequestHead, opening: Opening) -> None:
 def _agent_request(
     exchange: Exchange,
     opening: Opening,
-    rules: Rules,
-    contract: Contract,
-    key: SessionKey,
+    joined: Joined,
     agent_key: bytes,
     trace: Trace,
     *,
     by_token: bool,
 ) -> bytes:
     """The head of the handshake with the agent. Raises ValidationFailed when its protocol has none."""
+    rules, contract = joined.rules, joined.contract
     if rules.web_socket_target is None:
         raise ValidationFailed(f"Agents that speak {contract.protocol} take no WebSocket connections")
     received = exchange.head.headers
@@ -271,7 +242,7 @@ def _agent_request(
         received = [*received, (b"authorization", b"Bearer " + token)]
     lines = handshake.request_lines(rules.web_socket_target, opening, port=contract.port, key=agent_key)
     told = [
-        (headers.SESSION_ID, key.session_id.encode()),
+        (headers.SESSION_ID, joined.claim.key.session_id.encode()),
         (headers.REQUEST_ID, exchange.request_id.encode()),
         *opening.custom,
         *headers.kept_of(received, rules=rules, allowlist=contract.header_allowlist, by_token=by_token),
