@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
+from sqlite3 import IntegrityError
 from typing import Any
 
 import pytest
@@ -419,3 +420,25 @@ def test_digests_are_those_of_versions_that_exist_and_a_deleted_one_is_still_kno
     store.remove_runtime(KEY)
     assert store.get_digest(KEY, 1) is None
     assert store.digests() == {"sha256:2"}, "the other account's"
+
+
+def test_the_quota_is_exact_whatever_was_deleted_or_undone_before(store: SqliteStore):
+    def make(number: int) -> RuntimeKey:
+        create(store, new(f"a{number}-0123456789", f"a{number}"), max_runtimes=3)
+        return RuntimeKey(HERE, f"a{number}-0123456789")
+
+    keys = [make(number) for number in range(2)]
+    for _ in range(5):
+        with pytest.raises(IntegrityError):  # an id that is taken: it is undone after it was counted
+            create(store, new(keys[0].runtime_id, "another"), max_runtimes=3)
+    for number in range(2, 6):
+        keys.append(make(number))
+        with pytest.raises(QuotaExceeded, match="maximum of 3"):
+            make(9)
+        gone = keys.pop(0)
+        store.version_failed(gone, 1, reason="x", now=NOW)
+        store.begin_delete(gone, once=None, now=NOW)
+        store.remove_runtime(gone)
+    create(store, scope=OTHERS, max_runtimes=1)
+    with pytest.raises(QuotaExceeded, match="maximum of 1"):
+        create(store, new("b-0123456789", "b"), scope=OTHERS, max_runtimes=1)
