@@ -241,11 +241,8 @@ def reload(server: RunningServer, toml: str, event: str) -> str:
 
 
 @pytest.fixture
-def reloadable(tmp_path: Path) -> Iterator[RunningServer]:
-    server = RunningServer(workers=2)
-    server.config = tmp_path / "freehold.toml"
-    server.config.write_text("")
-    with server:
+def reloadable() -> Iterator[RunningServer]:
+    with RunningServer(workers=2, settings="") as server:
         yield server
 
 

@@ -70,17 +70,13 @@ def metrics_port() -> int:
 
 
 @pytest.fixture(scope="module")
-def server(
-    receiver: OtlpReceiver, metrics_port: int, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[RunningServer]:
-    running = RunningServer(FREEHOLD_LOG__FORMAT="json")
-    running.config = tmp_path_factory.mktemp("settings") / "freehold.toml"
-    running.config.write_text(
+def server(receiver: OtlpReceiver, metrics_port: int) -> Iterator[RunningServer]:
+    settings = (
         f'[observability]\notlp_endpoint = "{receiver.url}"\nmetrics_port = {metrics_port}\n'
         "metrics_interval_s = 1\n"
         f'[observability.otlp_headers]\n{KEY} = "{SECRET}"\n'
     )
-    with running:
+    with RunningServer(settings=settings, FREEHOLD_LOG__FORMAT="json") as running:
         yield running
 
 

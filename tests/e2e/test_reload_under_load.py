@@ -20,11 +20,8 @@ SHORT = "[gateway]\nkeep_alive_timeout_s = 2.0\n"
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    made = RunningServer(workers=2)
-    made.config = tmp_path_factory.mktemp("settings") / "freehold.toml"
-    made.config.write_text(SHORT)
-    with made:
+def server() -> Iterator[RunningServer]:
+    with RunningServer(workers=2, settings=SHORT) as made:
         yield made
 
 
@@ -34,9 +31,7 @@ def arn(server: RunningServer) -> str:
 
 
 def load_on(server: RunningServer, arn: str, **more: float) -> Load:
-    told = server.exported
-    caller = calls.Caller(server.url, told["AWS_REGION"], told["AWS_ACCESS_KEY_ID"], told["AWS_SECRET_ACCESS_KEY"])
-    return Load(caller, arn, [session_id(), session_id()], **more)  # pyright: ignore[reportArgumentType]
+    return Load(server.caller, arn, [session_id(), session_id()], **more)  # pyright: ignore[reportArgumentType]
 
 
 def reloaded(server: RunningServer, toml: str) -> None:

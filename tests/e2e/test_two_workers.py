@@ -68,18 +68,14 @@ ThreadingHTTPServer(("0.0.0.0", 8080), Agent).serve_forever()
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    made = RunningServer(workers=2)
-    made.config = tmp_path_factory.mktemp("settings") / "freehold.toml"
-    made.config.write_text(SETTINGS)
-    with made:
+def server() -> Iterator[RunningServer]:
+    with RunningServer(workers=2, settings=SETTINGS) as made:
         yield made
 
 
 @pytest.fixture(scope="module")
 def caller(server: RunningServer) -> calls.Caller:
-    told = server.exported
-    return calls.Caller(server.url, told["AWS_REGION"], told["AWS_ACCESS_KEY_ID"], told["AWS_SECRET_ACCESS_KEY"])
+    return server.caller
 
 
 def deployed(server: RunningServer, name: str) -> str:

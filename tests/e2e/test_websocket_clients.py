@@ -29,11 +29,8 @@ CUSTOM = "X-Amzn-Bedrock-AgentCore-Runtime-Custom-Tenant"
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    made = RunningServer(workers=2)
-    made.config = tmp_path_factory.mktemp("settings") / "freehold.toml"
-    made.config.write_text("")
-    with made:
+def server() -> Iterator[RunningServer]:
+    with RunningServer(workers=2, settings="") as made:
         yield made
 
 

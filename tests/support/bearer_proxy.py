@@ -4,42 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import threading
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
+from loopback_server import LoopbackServer
 
-class BearerProxy:
+
+class BearerProxy(LoopbackServer):
     """Passes what comes on a port of its own on to `url`, with a `token`. Use as a context manager.
 
     `saw` is told the head of each answer, in lower case.
     """
 
     def __init__(self, url: str, token: Callable[[], str], saw: Callable[[str], None] = lambda _head: None) -> None:
+        super().__init__()
         self._to = urlsplit(url)
         self._token = token
         self._saw = saw
-        self._ready = threading.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), name="bearer-proxy", daemon=True)
-        self.port = 0
-
-    def __enter__(self) -> BearerProxy:
-        self._thread.start()
-        assert self._ready.wait(10)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(10)
-        assert not self._thread.is_alive()
-
-    async def _run(self) -> None:
-        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-        server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.port = server.sockets[0].getsockname()[1]
-        self._ready.set()
-        await self._stop.wait()
-        server.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):

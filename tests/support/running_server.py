@@ -21,6 +21,7 @@ from typing import Any
 import boto3
 import pytest
 from botocore.config import Config
+from tools import calls
 from tools.process_tree import children_by_parent, command_line, tree
 
 from freehold import running
@@ -62,7 +63,10 @@ def make_zip(files: dict[str, str | bytes]) -> bytes:
 class RunningServer:
     """`freehold up` with a data directory of its own. `with` starts and stops it."""
 
-    def __init__(self, *, workers: int = 1, uid: int | None = None, **environment: str) -> None:
+    def __init__(
+        self, *, workers: int = 1, uid: int | None = None, settings: str | None = None, **environment: str
+    ) -> None:
+        """`settings` are what a settings file says, if there is one."""
         self._home = Path(tempfile.mkdtemp(prefix="freehold-test-"))
         self.data_dir = self._home / "data"
         self.log = self._home / "server.log"
@@ -73,7 +77,10 @@ class RunningServer:
             os.chown(self._home, uid, uid)
         self.environment = environment
         self.config: Path | None = None
-        """A settings file."""
+        """The settings file."""
+        if settings is not None:
+            self.config = self._home / "freehold.toml"
+            self.config.write_text(settings)
         self.url = ""
         self.announced = ""
         self.process: subprocess.Popen[bytes] | None = None
@@ -174,6 +181,12 @@ class RunningServer:
             aws_secret_access_key=found["AWS_SECRET_ACCESS_KEY"],
             config=Config(**{"retries": {"total_max_attempts": 1}, "read_timeout": 120, **config}),
         )
+
+    @property
+    def caller(self) -> calls.Caller:
+        """Who signs and sends raw requests as the owner."""
+        told = self.exported
+        return calls.Caller(self.url, told["AWS_REGION"], told["AWS_ACCESS_KEY_ID"], told["AWS_SECRET_ACCESS_KEY"])
 
     @property
     def control(self) -> Any:
