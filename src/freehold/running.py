@@ -7,13 +7,13 @@ server that does not hold the directory's lock.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
 
 from freehold.datadir import custody
 from freehold.datadir.layout import Layout
+from freehold.domain.times import utc_now
 
 
 class NoServer(Exception):
@@ -56,7 +56,7 @@ def connection(data_dir: Path) -> Connection:
         raise NoServer(f"the server with the data directory {data_dir} can't be reached: {error}") from error
     try:
         vault = open_vault(layout.master_key, layout.database, store)
-        key = StoredKeys(store, vault, now=lambda: datetime.now(UTC)).first_key(Scope(server.account, server.region))
+        key = StoredKeys(store, vault, now=utc_now).first_key(Scope(server.account, server.region))
     except StoreRefused as error:
         raise NoServer(str(error)) from error
     finally:

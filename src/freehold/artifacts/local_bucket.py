@@ -70,7 +70,8 @@ class LocalBuckets:
                 if copied > source.max_bytes:
                     raise too_large(source, max(copied, os.fstat(file.fileno()).st_size))
                 out.write(data)
-                hashed.update(data)
+                if copied <= SMALL_BYTES:
+                    hashed.update(data)
             if before is not None and before == self._stamp(os.fstat(file.fileno())):
                 return before
             return _stamp_of(hashed.digest()) if copied <= SMALL_BYTES else None

@@ -21,7 +21,6 @@ from urllib.parse import unquote_to_bytes
 
 ALGORITHM: Final = "AWS4-HMAC-SHA256"
 TERMINATOR: Final = "aws4_request"
-"""The hash of a body that is not there, in hexadecimal."""
 
 _ECHO: Final = 64
 _OWS: Final = " \t"

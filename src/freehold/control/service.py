@@ -11,7 +11,7 @@ import platform
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +36,10 @@ from freehold.control.streams import Streams
 from freehold.control.warden_link import Warden
 from freehold.control.wire import Wire
 from freehold.domain import limits
+from freehold.domain.times import utc_now
 from freehold.observe.spans import SpanRecord
 from freehold.store.base import Store
 from freehold.store.vault import Vault
-
-
-def utc_now() -> datetime:
-    return datetime.now(UTC)
 
 
 @dataclass(frozen=True, slots=True)

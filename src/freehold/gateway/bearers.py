@@ -58,8 +58,7 @@ class Bearers:
         self._skew_s = skew_s
         self._clock = clock
         self._verdicts: dict[tuple[str, str, bytes], tuple[float, Principal]] = {}
-        """By authorizer, keys and what was sent (`_told`): until when it is remembered, and who bears it. Good ones
-        alone."""
+        """By `_verdict`: until when it is remembered, and who bears the token. Good ones alone."""
 
     async def check(self, exchange: Exchange, target: Target, authorizations: Sequence[bytes]) -> Principal:
         """The caller, given the values of the Authorization headers. Raises TokenRefused, AccessDenied, Unavailable."""
@@ -104,7 +103,7 @@ class Bearers:
         keys = None if authorizer is None else self._key_sets.current(authorizer.key_set)
         if authorizer is None or keys is None:
             return None
-        known = self._verdicts.get((authorizer.digest, keys.generation, _told(sent)))
+        known = self._verdicts.get(_verdict(authorizer, keys, sent))
         return known[1] if known is not None and self._clock() < known[0] else None
 
     def at_once(self, target: Target, authorization: bytes) -> Principal | None:
@@ -113,7 +112,7 @@ class Bearers:
         keys = None if authorizer is None else self._key_sets.current(authorizer.key_set)
         if authorizer is None or keys is None:
             return None
-        verdict = (authorizer.digest, keys.generation, _told(authorization))
+        verdict = _verdict(authorizer, keys, authorization)
         known = self._verdicts.get(verdict)
         if known is not None and self._clock() < known[0]:
             return known[1]
@@ -141,7 +140,7 @@ class Bearers:
         if keys is None:
             keys = await self._key_sets.get(authorizer.key_set, _question(target))
         keys, verified = await self._verify(target, authorizer, keys, token)
-        return self._admit(target, (authorizer.digest, keys.generation, _told(sent)), verified)
+        return self._admit(target, _verdict(authorizer, keys, sent), verified)
 
     async def _verify(self, target: Target, authorizer: Authorizer, keys: Keys, token: bytes) -> tuple[Keys, Verified]:
         # Imported by now: there are keys.
@@ -181,9 +180,11 @@ class Bearers:
             exchange.also += lines_of([(b"www-authenticate", self._resources.challenge(target))])
 
 
-def _told(sent: bytes) -> bytes:
-    """What was sent, or its hash where that is shorter by far: a hash costs more than the look-up."""
-    return sent if len(sent) <= MAX_TOLD_BYTES else hashlib.sha256(sent).digest()
+def _verdict(authorizer: Authorizer, keys: Keys, sent: bytes) -> tuple[str, str, bytes]:
+    """What a verdict is remembered by. Of what was sent its hash where that is shorter by far: it costs more than the
+    look-up."""
+    told = sent if len(sent) <= MAX_TOLD_BYTES else hashlib.sha256(sent).digest()
+    return authorizer.digest, keys.generation, told
 
 
 def _question(target: Target) -> GetKeySet:

@@ -180,18 +180,24 @@ class Reader:
         match = shape.pattern.fullmatch(data, line_end)
         if match is not None:
             return self._familiar(first, shape, match.groups())
-        fields: dict[bytes, bytes] = {}
-        # Of a name that is there twice the first value stays; the number of lines tells.
-        self._fields.on_header = fields.setdefault
-        try:
-            httptools.HttpRequestParser(self._fields).feed_data(data)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+        fields = self._as_llhttp_reads(data)
+        if fields is None:
             return None
         found = self._shapes.get(tuple(fields))
         if found is None or found.line_ends != data.count(b"\n"):
             return None
         first.shape = found
         return self._familiar(first, found, tuple(fields.values()))
+
+    def _as_llhttp_reads(self, data: bytes) -> dict[bytes, bytes] | None:
+        """Names as sent, and values. Of a name that is there twice the first value stays; the number of lines tells."""
+        fields: dict[bytes, bytes] = {}
+        self._fields.on_header = fields.setdefault
+        try:
+            httptools.HttpRequestParser(self._fields).feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            return None
+        return fields
 
     def _familiar(self, first: FirstLine, shape: Shape, values: Sequence[bytes]) -> FamiliarHead | None:
         if values[shape.host] not in self._hosts:
@@ -212,11 +218,8 @@ class Reader:
         names = tuple(name for name, _ in head.headers)
         if len(set(names)) != len(names) or not _FRAMES_OTHERWISE.isdisjoint(names):
             return
-        fields: dict[bytes, bytes] = {}
-        self._fields.on_header = fields.setdefault
-        try:
-            httptools.HttpRequestParser(self._fields).feed_data(data)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+        fields = self._as_llhttp_reads(data)
+        if fields is None:
             return
         as_sent = tuple(fields)
         host = fields[as_sent[names.index(b"host")]]

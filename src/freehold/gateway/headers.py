@@ -30,7 +30,7 @@ _TO_CALLER: Final = trace_context.NAMES | {b"baggage", b"content-type"}
 class AgentHead:
     """The head of requests to the agent, but for what no two of them share. Raises as `kept_of`."""
 
-    __slots__ = ("_first", "_rest", "_rest_sized", "kept")
+    __slots__ = ("_first", "_rest", "kept")
 
     def __init__(
         self,
@@ -55,7 +55,6 @@ class AgentHead:
         if b"content-type" not in self.kept:
             kept.append((b"content-type", b"application/json"))
         self._rest = b"".join([b"\r\n", *(b"%b: %b\r\n" % header for header in (*kept, *(added or ())))])
-        self._rest_sized = self._rest + b"content-length: "
 
     def of(self, request_id: str, content_length: int | None, trace: Context) -> bytes:
         """The head of one request, as a part of `trace`.
@@ -67,8 +66,8 @@ class AgentHead:
 
     def with_body(self, request_id: str, body: bytes, trace_lines: bytes) -> bytes:
         """As `of`, and the body."""
-        size = b"%d\r\n" % len(body)
-        return b"".join((self._first, request_id.encode(), self._rest_sized, size, trace_lines, b"\r\n", body))
+        size = b"content-length: %d\r\n" % len(body)
+        return b"".join((self._first, request_id.encode(), self._rest, size, trace_lines, b"\r\n", body))
 
 
 def kept_of(received: Headers, *, rules: Rules, allowlist: Sequence[str], by_token: bool) -> Headers:

@@ -239,7 +239,7 @@ class AgentRelay:
 
     def _answer(self, head: ResponseHead) -> None:
         self._head = head
-        kept = headers.caller_lines(head, rules=self._rules, session_id=self._session_id, trace=self._trace)
+        kept = self._caller_lines(head)
         self._relaying = True
         body, connection = head.framing, self._connection
         if self._resend is not None:
@@ -330,16 +330,14 @@ class AgentRelay:
                 self._sweeper,
                 self._answer_by,
                 resend=self._resend,
-                lines=self._lines,
+                lines=lambda head: self._caller_lines(head) if self._rules.lets_pass(head.status) else None,
             )
             return
         self._drop_connection()
         self._finish()
 
-    def _lines(self, head: ResponseHead) -> bytes | None:
-        """The headers that the caller is given with this answer of the agent, if it is given that."""
-        if not self._rules.lets_pass(head.status):
-            return None
+    def _caller_lines(self, head: ResponseHead) -> bytes:
+        """The headers that the caller is given with this answer of the agent."""
         return headers.caller_lines(head, rules=self._rules, session_id=self._session_id, trace=self._trace)
 
     def client_writable(self, writable: bool) -> None:

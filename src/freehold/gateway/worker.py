@@ -11,7 +11,7 @@ import socket
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
 from typing import Any, Final
 
@@ -20,6 +20,7 @@ import structlog
 
 from freehold.auth.jwt_claims import DEFAULT_SKEW_S
 from freehold.control.protocol import GatewayCounts
+from freehold.domain.times import utc_now
 from freehold.gateway import dataplane
 from freehold.gateway.bounds import GatewayLimits
 from freehold.gateway.claims import Claims
@@ -47,10 +48,6 @@ _MAX_ASKED: Final = 1024
 _MAX_ASKED_BYTES: Final = 512
 
 log = structlog.get_logger(__name__)
-
-
-def _utc_now() -> datetime:
-    return datetime.now(UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +164,7 @@ class Worker:
         public_url: str = "",
         jwt_skew_s: float = DEFAULT_SKEW_S,
         watch: Watch | None = None,
-        now: Callable[[], datetime] = _utc_now,
+        now: Callable[[], datetime] = utc_now,
         limits: GatewayLimits | None = None,
         trusted_proxies: Sequence[str] = (),
         spool_directory: str | None = None,

@@ -37,21 +37,21 @@ class Compiled:
 
     def rows(self, db: sa.Connection, parameters: Mapping[str, Any]) -> list[Row]:
         """All rows of a SELECT."""
-        return [self.read(db, row) for row in self.raw_rows(db, parameters)]
+        found, columns = self.raw_rows(db, parameters), self._form(db).columns
+        return [_read(row, columns) for row in found] if columns else found
 
     def raw_rows(self, db: sa.Connection, parameters: Mapping[str, Any]) -> list[Row]:
         """All rows of a SELECT as the driver gives them: for who may know them already, and `read`s what is new."""
-        form = self._forms.get(db.dialect.name) or self._compile(db.dialect)
-        found: list[Row] = _execute(db, form, parameters).fetchall()
+        found: list[Row] = _execute(db, self._form(db), parameters).fetchall()
         return found
 
     def read(self, db: sa.Connection, row: Row) -> Row:
         """A row of `raw_rows` with its values as they are meant."""
-        return _read(row, (self._forms.get(db.dialect.name) or self._compile(db.dialect)).columns)
+        return _read(row, self._form(db).columns)
 
     def first(self, db: sa.Connection, parameters: Mapping[str, Any]) -> Row | None:
         """The first row of a SELECT."""
-        form = self._forms.get(db.dialect.name) or self._compile(db.dialect)
+        form = self._form(db)
         cursor = _execute(db, form, parameters)
         row: Row | None = cursor.fetchone()
         cursor.close()
@@ -64,11 +64,14 @@ class Compiled:
 
     def run(self, db: sa.Connection, parameters: Mapping[str, Any]) -> int:
         """Run what is no SELECT; how many rows it changed."""
-        form = self._forms.get(db.dialect.name) or self._compile(db.dialect)
+        form = self._form(db)
         cursor = _execute(db, form, parameters)
         count: int = cursor.rowcount
         cursor.close()
         return count
+
+    def _form(self, db: sa.Connection) -> _Form:
+        return self._forms.get(db.dialect.name) or self._compile(db.dialect)
 
     def _compile(self, dialect: Dialect) -> _Form:
         compiled = cast("SQLCompiler", self.statement.compile(dialect=dialect))

@@ -33,14 +33,13 @@ from freehold.store.base import (
     VersionRow,
     VersionSummary,
 )
-from freehold.store.listing import Listing
+from freehold.store.listing import STATUSES, Listing
 from freehold.store.sql_endpoints import EndpointVerbs
 from freehold.store.sql_keys import KeyVerbs
 from freehold.store.sql_resources import ResourceVerbs
 from freehold.store.steps import Connecting
 
 _S = RuntimeStatus
-_STATUS = {status.value: status for status in RuntimeStatus}
 _R, _V, _E = schema.agent_runtimes.c, schema.versions.c, schema.endpoints.c
 _I = schema.workload_identities.c
 _UNFINISHED = (_S.CREATING, _S.UPDATING, _S.DELETING)
@@ -190,7 +189,7 @@ class SqlStore(EndpointVerbs, KeyVerbs, ResourceVerbs):
         with self._read() as db:
             runtime = steps.get_runtime(db, key)
             rows = statements.VERSIONS.rows(db, asked)
-        return runtime, [VersionSummary(r[0], _STATUS[r[1]], r[2], r[3]) for r in rows]
+        return runtime, [VersionSummary(r[0], STATUSES[r[1]], r[2], r[3]) for r in rows]
 
     def list_tags(self, scope: Scope, arn: str) -> dict[str, str]:
         t = schema.tags.c

@@ -11,13 +11,14 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Final, NamedTuple
 
 import structlog
 
 from freehold.domain.sessions import SessionKey
+from freehold.domain.times import utc_now
 from freehold.warden import log_files
 from freehold.warden.log_store import LogBounds, LogStore
 from freehold.warden.protocol import SessionRecord
@@ -37,10 +38,6 @@ class _Line(NamedTuple):
 
 _Work = _Line | Callable[[], None] | None
 """A line; something to do once all before it is done; None for the end."""
-
-
-def utc_now() -> datetime:
-    return datetime.now(UTC)
 
 
 class AgentLogs:
