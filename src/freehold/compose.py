@@ -272,6 +272,7 @@ def _loopback(port: int) -> socket.socket:
 
 async def run_gateway(config: GatewayConfig, life: Life) -> None:
     """Serve the public socket until stopped."""
+    from freehold.gateway import fast
     from freehold.gateway.worker import Watch, Worker
     from freehold.observe.access_log import AccessLog
 
@@ -288,6 +289,7 @@ async def run_gateway(config: GatewayConfig, life: Life) -> None:
         public_url=config.common.url,
         jwt_skew_s=config.jwt_skew_s,
         watch=Watch(access_log if config.access_log else None, config.trace_sample_ratio),
+        fast_path=fast.load(),
         limits=config.limits,
         trusted_proxies=config.trusted_proxies,
         spool_directory=str(layout.run),

@@ -40,6 +40,17 @@ MAX_TOLD_BYTES: Final = 1536
 log = structlog.get_logger(__name__)
 
 
+class Verdict:
+    """Who bears a token, found by `keys`; remembered until the clock says `good_until`."""
+
+    __slots__ = ("good_until", "keys", "principal")
+
+    def __init__(self, principal: Principal, keys: Keys, good_until: float) -> None:
+        self.principal = principal
+        self.keys = keys
+        self.good_until = good_until
+
+
 class Bearers:
     """Checks tokens. `now` is the time of day; `clock` counts seconds."""
 
@@ -57,8 +68,8 @@ class Bearers:
         self._now = now
         self._skew_s = skew_s
         self._clock = clock
-        self._verdicts: dict[tuple[str, str, bytes], tuple[float, Principal]] = {}
-        """By `_verdict`: until when it is remembered, and who bears the token. Good ones alone."""
+        self._verdicts: dict[tuple[str, str, bytes], Verdict] = {}
+        """By `_told`. Good ones alone."""
 
     async def check(self, exchange: Exchange, target: Target, authorizations: Sequence[bytes]) -> Principal:
         """The caller, given the values of the Authorization headers. Raises TokenRefused, AccessDenied, Unavailable."""
@@ -88,6 +99,10 @@ class Bearers:
             self._tell(exchange, target, refusal)
             raise
 
+    def current_keys(self, key_set: str) -> Keys | None:
+        """Those by which a verdict was found that still holds (Verdict.keys)."""
+        return self._key_sets.current(key_set)
+
     async def issuer(self, target: Target) -> str:
         """Whose tokens the target takes. Raises Unavailable when that can't be known just now."""
         authorizer = target.contract.authorizer
@@ -103,19 +118,19 @@ class Bearers:
         keys = None if authorizer is None else self._key_sets.current(authorizer.key_set)
         if authorizer is None or keys is None:
             return None
-        known = self._verdicts.get(_verdict(authorizer, keys, sent))
-        return known[1] if known is not None and self._clock() < known[0] else None
+        known = self._verdicts.get(_told(authorizer, keys, sent))
+        return known.principal if known is not None and self._clock() < known.good_until else None
 
-    def at_once(self, target: Target, authorization: bytes) -> Principal | None:
+    def at_once(self, target: Target, authorization: bytes) -> Verdict | None:
         """As `check` of a single Authorization header, but None where it would wait or raise."""
         authorizer = target.contract.authorizer
         keys = None if authorizer is None else self._key_sets.current(authorizer.key_set)
         if authorizer is None or keys is None:
             return None
-        verdict = _verdict(authorizer, keys, authorization)
-        known = self._verdicts.get(verdict)
-        if known is not None and self._clock() < known[0]:
-            return known[1]
+        told = _told(authorizer, keys, authorization)
+        known = self._verdicts.get(told)
+        if known is not None and self._clock() < known.good_until:
+            return known
         # Imported by now: there are keys.
         from freehold.auth import jwt
 
@@ -124,12 +139,20 @@ class Bearers:
             verified = jwt.verify(token, keys, authorizer, now=self._now().timestamp(), skew_s=self._skew_s)
         except (TokenRefused, TokenUnreadable, SignatureRefused):
             return None
-        return self._admit(target, verdict, verified)
+        return self._admit(target, keys, told, verified)
 
-    def _admit(self, target: Target, verdict: tuple[str, str, bytes], verified: Verified) -> Principal:
+    def _admit(self, target: Target, keys: Keys, told: tuple[str, str, bytes], verified: Verified) -> Verdict:
+        """What has been found out; remembered as long as it may be."""
+        left_s = max(0.0, min(MAX_VERDICT_S, verified.expires_at - self._now().timestamp()))
         principal = Principal(target.named.account, "", verified.owner, by_token=True)
-        self._remember(verdict, verified, principal)
-        return principal
+        verdict = Verdict(principal, keys, self._clock() + left_s)
+        if left_s:
+            self._verdicts.pop(told, None)
+            self._verdicts[told] = verdict
+            if len(self._verdicts) > MAX_VERDICTS:
+                # The oldest: none is remembered for long.
+                del self._verdicts[next(iter(self._verdicts))]
+        return verdict
 
     async def _of_token(self, target: Target, token: bytes, sent: bytes) -> Principal:
         """The bearer of `token`, which was `sent` so. Raises TokenRefused, TokenUnreadable, Unavailable."""
@@ -140,7 +163,7 @@ class Bearers:
         if keys is None:
             keys = await self._key_sets.get(authorizer.key_set, _question(target))
         keys, verified = await self._verify(target, authorizer, keys, token)
-        return self._admit(target, _verdict(authorizer, keys, sent), verified)
+        return self._admit(target, keys, _told(authorizer, keys, sent), verified).principal
 
     async def _verify(self, target: Target, authorizer: Authorizer, keys: Keys, token: bytes) -> tuple[Keys, Verified]:
         # Imported by now: there are keys.
@@ -153,16 +176,6 @@ class Bearers:
             if newer is None:
                 raise
         return newer, jwt.verify(token, newer, authorizer, now=self._now().timestamp(), skew_s=self._skew_s)
-
-    def _remember(self, verdict: tuple[str, str, bytes], verified: Verified, principal: Principal) -> None:
-        left_s = min(MAX_VERDICT_S, verified.expires_at - self._now().timestamp())
-        if left_s <= 0:
-            return
-        self._verdicts.pop(verdict, None)
-        self._verdicts[verdict] = (self._clock() + left_s, principal)
-        if len(self._verdicts) > MAX_VERDICTS:
-            # The oldest: none is remembered for long.
-            del self._verdicts[next(iter(self._verdicts))]
 
     def _tell(
         self, exchange: Exchange, target: Target, refusal: TokenRefused | TokenUnreadable | SignatureRefused
@@ -180,7 +193,7 @@ class Bearers:
             exchange.also += lines_of([(b"www-authenticate", self._resources.challenge(target))])
 
 
-def _verdict(authorizer: Authorizer, keys: Keys, sent: bytes) -> tuple[str, str, bytes]:
+def _told(authorizer: Authorizer, keys: Keys, sent: bytes) -> tuple[str, str, bytes]:
     """What a verdict is remembered by. Of what was sent its hash where that is shorter by far: it costs more than the
     look-up."""
     told = sent if len(sent) <= MAX_TOLD_BYTES else hashlib.sha256(sent).digest()

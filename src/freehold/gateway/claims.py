@@ -33,7 +33,7 @@ _MAX_JOINS: Final = 5
 """Tries to join a session that ends each time just before it is used."""
 _CAUTION: Final = 0.8
 """Of the time after which an agent closed an idle connection: how long others are used again."""
-_SHORTEST_S: Final = 1.0
+SHORTEST_S: Final = 1.0
 """An agent that closes sooner than this keeps no connections worth using again."""
 
 log = structlog.get_logger(__name__)
@@ -203,7 +203,7 @@ class Claims:
             found = claim.idle.pop()
             idle_s = now - found.idle_since
             # The kernel is asked where an agent is about to tire of waiting: one that closes sooner is soon known to.
-            usable = not found.closed and (idle_s < _SHORTEST_S or found.is_usable())
+            usable = not found.closed and (idle_s < SHORTEST_S or found.is_usable())
             if usable and idle_s < claim.reusable_for_s:
                 return found
             if not usable:
@@ -337,7 +337,7 @@ class Claims:
         on none is sent over one that has been idle for nearly as long."""
         if connection.is_reused:
             idle_s = self._clock() - connection.idle_since
-            bound_s = _CAUTION * idle_s if idle_s >= _SHORTEST_S else 0.0
+            bound_s = _CAUTION * idle_s if idle_s >= SHORTEST_S else 0.0
             claim.reusable_for_s = min(claim.reusable_for_s, bound_s)
 
     async def _connected(self, _peer: ipc.Peer) -> None:

@@ -75,9 +75,10 @@ class FirstLine:
 class Shape:
     """The names of a head's headers, each there once, and where those are that say how the head is to be read."""
 
-    __slots__ = ("connection", "host", "length", "line_ends", "names", "pattern")
+    __slots__ = ("as_sent", "compiled", "connection", "host", "length", "line_ends", "names", "pattern")
 
     def __init__(self, as_sent: tuple[bytes, ...]) -> None:
+        self.as_sent = as_sent
         self.names = names = tuple(name.lower() for name in as_sent)
         lines = b"".join([re.escape(name) + b":[ \t]*(" + _VALUE + b")\r\n" for name in as_sent])
         self.pattern = re.compile(lines + b"\r\n")
@@ -86,6 +87,8 @@ class Shape:
         self.host = names.index(b"host")
         self.length = names.index(b"content-length") if b"content-length" in names else -1
         self.connection = names.index(b"connection") if b"connection" in names else -1
+        self.compiled: object = None
+        """What `fastpath` has made of it."""
 
 
 class FamiliarHead(RequestHead):
@@ -138,9 +141,9 @@ class Reader:
     """Reads heads, and remembers how."""
 
     def __init__(self) -> None:
-        self._first_lines: dict[bytes, FirstLine] = {}
+        self.first_lines: dict[bytes, FirstLine] = {}
         self._shapes: dict[tuple[bytes, ...], Shape] = {}
-        self._hosts: set[bytes] = set()
+        self.hosts: set[bytes] = set()
         self._responses: Recent[bytes, KnownResponse] = Recent(MAX_RESPONSES)
         self._fields = _Fields()
         self.known_response = self._responses.get
@@ -173,7 +176,7 @@ class Reader:
     def recognise(self, data: bytes) -> FamiliarHead | None:
         """As `read`, but only a head that is like those before."""
         line_end = data.find(b"\n") + 1
-        first = self._first_lines.get(data[:line_end])
+        first = self.first_lines.get(data[:line_end])
         if first is None:
             return None
         shape = first.shape
@@ -200,7 +203,7 @@ class Reader:
         return fields
 
     def _familiar(self, first: FirstLine, shape: Shape, values: Sequence[bytes]) -> FamiliarHead | None:
-        if values[shape.host] not in self._hosts:
+        if values[shape.host] not in self.hosts:
             return None
         if shape.connection >= 0 and values[shape.connection] not in _KEEP_ALIVE:
             return None
@@ -226,12 +229,12 @@ class Reader:
         if len(line) > MAX_FIRST_LINE_BYTES or len(host) > MAX_HOST_BYTES or sum(map(len, names)) > MAX_SHAPE_BYTES:
             return
         for memory, most in (
-            (self._first_lines, MAX_FIRST_LINES),
+            (self.first_lines, MAX_FIRST_LINES),
             (self._shapes, MAX_SHAPES),
-            (self._hosts, MAX_HOSTS),
+            (self.hosts, MAX_HOSTS),
         ):
             if len(memory) >= most:
                 memory.clear()
         shape = self._shapes[as_sent] = Shape(as_sent)
-        self._first_lines[line] = FirstLine(head, shape)
-        self._hosts.add(host)
+        self.first_lines[line] = FirstLine(head, shape)
+        self.hosts.add(host)

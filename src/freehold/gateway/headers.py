@@ -30,7 +30,7 @@ _TO_CALLER: Final = trace_context.NAMES | {b"baggage", b"content-type"}
 class AgentHead:
     """The head of requests to the agent, but for what no two of them share. Raises as `kept_of`."""
 
-    __slots__ = ("_first", "_rest", "kept")
+    __slots__ = ("first", "kept", "rest")
 
     def __init__(
         self,
@@ -49,12 +49,12 @@ class AgentHead:
         kept = kept_of(received, rules=rules, allowlist=allowlist, by_token=by_token)
         self.kept: Final = frozenset(name for name, _ in kept)
         """Names of what was received that passes."""
-        self._first = b"%b %b HTTP/1.1\r\nhost: 127.0.0.1:%d\r\n%b: %b\r\n%b: " % (
+        self.first = b"%b %b HTTP/1.1\r\nhost: 127.0.0.1:%d\r\n%b: %b\r\n%b: " % (
             method, target, port, SESSION_ID, session_id.encode(), REQUEST_ID
         )  # fmt: skip
         if b"content-type" not in self.kept:
             kept.append((b"content-type", b"application/json"))
-        self._rest = b"".join([b"\r\n", *(b"%b: %b\r\n" % header for header in (*kept, *(added or ())))])
+        self.rest = b"".join([b"\r\n", *(b"%b: %b\r\n" % header for header in (*kept, *(added or ())))])
 
     def of(self, request_id: str, content_length: int | None, trace: Context) -> bytes:
         """The head of one request, as a part of `trace`.
@@ -62,12 +62,12 @@ class AgentHead:
         `content_length` is None for a body that is passed on in chunks, as it comes.
         """
         framing = b"transfer-encoding: chunked" if content_length is None else b"content-length: %d" % content_length
-        return b"".join((self._first, request_id.encode(), self._rest, framing, b"\r\n", trace.lines, b"\r\n"))
+        return b"".join((self.first, request_id.encode(), self.rest, framing, b"\r\n", trace.lines, b"\r\n"))
 
     def with_body(self, request_id: str, body: bytes, trace_lines: bytes) -> bytes:
         """As `of`, and the body."""
         size = b"content-length: %d\r\n" % len(body)
-        return b"".join((self._first, request_id.encode(), self._rest, size, trace_lines, b"\r\n", body))
+        return b"".join((self.first, request_id.encode(), self.rest, size, trace_lines, b"\r\n", body))
 
 
 def kept_of(received: Headers, *, rules: Rules, allowlist: Sequence[str], by_token: bool) -> Headers:

@@ -68,7 +68,7 @@ class Observer:
     ) -> None:
         self.counts: Final = Counts()
         self._region = region
-        self._access_log = access_log
+        self.access_log = access_log
         self._spans = spans
         self._soon = soon
         """Has something done a moment later."""
@@ -99,8 +99,8 @@ class Observer:
         if exchange.is_stream:
             series.streamed_bytes_in += exchange.bytes_in
             series.streamed_bytes_out += exchange.bytes_out
-        if self._access_log is not None:
-            self._log(self._access_log, exchange, code, duration_s, whole)
+        if self.access_log is not None:
+            self._log(self.access_log, exchange, code, duration_s, whole)
         if self._spans is not None and exchange.trace is not None and exchange.trace.recorded:
             self._spans.put(self._span(exchange, code, fault, duration_s))
 
@@ -117,7 +117,7 @@ class Observer:
         add_latency(series, duration_s)
         series.bytes_in += bytes_in
         series.bytes_out += bytes_out
-        access_log = self._access_log
+        access_log = self.access_log
         if access_log is None:
             return
         alike = seat.log_lines
@@ -148,12 +148,12 @@ class Observer:
         else:
             series.user_errors += 1
         add_latency(series, 0.0)
-        if self._access_log is not None:
-            self._write(self._access_log, Line(operation=UNREADABLE, status=status, error=code))
+        if self.access_log is not None:
+            self._write(self.access_log, Line(operation=UNREADABLE, status=status, error=code))
 
     def flush(self) -> None:
-        if self._access_log is not None:
-            self._access_log.flush()
+        if self.access_log is not None:
+            self.access_log.flush()
 
     def _log(self, access_log: AccessLog, exchange: Exchange, code: str, duration_s: float, whole: bool) -> None:
         operation, trace = exchange.operation, exchange.trace
@@ -185,6 +185,11 @@ class Observer:
 
     def _write(self, access_log: AccessLog, line: Line) -> None:
         if access_log.add(line):
+            self._flush_soon(access_log)
+
+    def add_written(self, access_log: AccessLog, line: str) -> None:
+        """A line of `access_log` that says all it has to."""
+        if access_log.add_written(line):
             self._flush_soon(access_log)
 
     def _flush_soon(self, access_log: AccessLog) -> None:

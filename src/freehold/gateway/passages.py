@@ -11,18 +11,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Protocol
 
-from freehold.gateway import cors
+from freehold.gateway import cors, observer
 from freehold.gateway.bodies import AtHand
 from freehold.gateway.bounds import GatewayLimits
 from freehold.gateway.callers import Callers
 from freehold.gateway.claims import Claims
 from freehold.gateway.exchange import Exchange
 from freehold.gateway.familiar import FamiliarHead, Reader
-from freehold.gateway.heads import ResponseHead
+from freehold.gateway.heads import RequestHead, ResponseHead
 from freehold.gateway.invoke import Invocations
 from freehold.gateway.joins import note
 from freehold.gateway.members import INVOKE
-from freehold.gateway.observer import Observer
 from freehold.gateway.relay import AgentRelay
 from freehold.gateway.seats import Seat
 from freehold.gateway.sweeper import Sweeper
@@ -44,6 +43,17 @@ class Host(Protocol):
     reader: Reader
 
 
+class Begun(observer.Passage, Protocol):
+    """One request, from the moment when it has been sent to the agent."""
+
+    @property
+    def connection(self) -> ClientConnection: ...
+    @property
+    def upstream(self) -> Upstream: ...
+    @property
+    def head(self) -> RequestHead: ...
+
+
 class Passages:
     """Takes requests, if they are such."""
 
@@ -57,20 +67,21 @@ class Passages:
         sweeper: Sweeper,
         limits: GatewayLimits,
         tracer: Tracer,
-        observer: Observer,
+        observer: observer.Observer,
     ) -> None:
         self.host: Final = host
         self.invocations: Final = invocations
+        self.callers: Final = callers
         self.claims: Final = claims
         self.sweeper: Final = sweeper
         self.limits: Final = limits
         self.observer: Final = observer
         self.clock: Final = sweeper.clock
         self.known_response: Final = host.reader.known_response
+        self.tracer: Final = tracer
         self._bearer = callers.bearer_at_once
         self._signer = callers.signer_at_once
         self._recognise_head = host.reader.recognise
-        self._tracer = tracer
 
     def take(self, connection: ClientConnection, data: bytes) -> bool:
         """Pass on the request that `data` is, if that is all it takes; otherwise nothing is done."""
@@ -91,7 +102,8 @@ class Passages:
             return False
         body = data[end:]
         if seat.by_token:
-            principal = self._bearer(seat.target, authorization)
+            verdict = self._bearer(seat.target, authorization)
+            principal = None if verdict is None else verdict.principal
         else:
             principal = self._signer(head, body, seat.target, authorization)
         if principal is None or principal.owner != seat.key.owner:
@@ -101,7 +113,7 @@ class Passages:
         if upstream is None:
             return False
         self.claims.rejoin(claim)
-        trace = self._tracer.begin(head.headers) if seat.is_traced else self._tracer.begin_new()
+        trace = self.tracer.begin(head.headers) if seat.is_traced else self.tracer.begin_new()
         passage = Passage(self, connection, head, seat, body, trace, upstream, now)
         connection.begin_passage(passage, now + self.limits.first_byte_timeout_s)
         upstream.begin_passage(passage, seat.agent_head.with_body(passage.request_id, body, trace.lines))
@@ -109,11 +121,42 @@ class Passages:
             passage.widen()
         return True
 
+    def widen(self, passage: Begun) -> AgentRelay:
+        """Have `passage` go on as an exchange, as if it had been one from its beginning."""
+        seat, connection = passage.seat, passage.connection
+        exchange = Exchange(connection, passage.head)
+        exchange.request_id = passage.request_id
+        exchange.operation = INVOKE
+        exchange.started_at = passage.started_at
+        exchange.account = seat.key.account
+        if seat.target.contract.authorizer is not None:
+            exchange.also = cors.ANSWER
+        exchange.render_error = seat.rules.render_error
+        exchange.generation = seat.claim.generation
+        exchange.trace = passage.trace
+        exchange.bytes_in = len(passage.body)
+        note(exchange, seat.target, seat.key.session_id)
+        relay = AgentRelay(
+            exchange,
+            claims=self.claims,
+            claim=seat.claim,
+            rules=seat.rules,
+            request_head=seat.agent_head.of(passage.request_id, len(passage.body), passage.trace),
+            body=AtHand(passage.body),
+            session_id=seat.session_id,
+            sweeper=self.sweeper,
+            limits=self.limits,
+            trace=passage.trace,
+        )
+        connection.widen_passage(exchange, relay)
+        relay.take_over(passage.upstream, passage.started_at, retry=self.invocations.begin_again)
+        return relay
+
 
 class Passage:
-    """One request, from the moment when it has been sent to the agent. Also the Sink of its response."""
+    """One that has begun. Also the Sink of its response."""
 
-    __slots__ = ("_connection", "_passages", "_upstream", "body", "head", "request_id", "seat", "started_at", "trace")
+    __slots__ = ("_passages", "body", "connection", "head", "request_id", "seat", "started_at", "trace", "upstream")
 
     def __init__(
         self,
@@ -127,8 +170,8 @@ class Passage:
         started_at: float,
     ) -> None:
         self._passages = passages
-        self._connection = connection
-        self._upstream = upstream
+        self.connection = connection
+        self.upstream = upstream
         self.head = head
         self.seat = seat
         self.body = body
@@ -150,10 +193,10 @@ class Passage:
             self.widen()
             return False
         now = passages.clock()
-        passages.claims.passed(seat.claim, self._upstream, now)
+        passages.claims.passed(seat.claim, self.upstream, now)
         passages.observer.passed(self, now, size)
         lines, has_trace = kept
-        self._connection.end_passage(
+        self.connection.end_passage(
             b"".join(
                 (
                     _OK,
@@ -174,35 +217,7 @@ class Passage:
         return True
 
     def widen(self) -> AgentRelay:
-        """Go on as an exchange, as if this had been one from its beginning."""
-        passages, seat, connection = self._passages, self.seat, self._connection
-        exchange = Exchange(connection, self.head)
-        exchange.request_id = self.request_id
-        exchange.operation = INVOKE
-        exchange.started_at = self.started_at
-        exchange.account = seat.key.account
-        if seat.target.contract.authorizer is not None:
-            exchange.also = cors.ANSWER
-        exchange.render_error = seat.rules.render_error
-        exchange.generation = seat.claim.generation
-        exchange.trace = self.trace
-        exchange.bytes_in = len(self.body)
-        note(exchange, seat.target, seat.key.session_id)
-        relay = AgentRelay(
-            exchange,
-            claims=passages.claims,
-            claim=seat.claim,
-            rules=seat.rules,
-            request_head=seat.agent_head.of(self.request_id, len(self.body), self.trace),
-            body=AtHand(self.body),
-            session_id=seat.session_id,
-            sweeper=passages.sweeper,
-            limits=passages.limits,
-            trace=self.trace,
-        )
-        connection.widen_passage(exchange, relay)
-        relay.take_over(self._upstream, self.started_at, retry=passages.invocations.begin_again)
-        return relay
+        return self._passages.widen(self)
 
     # -- Sink ---------------------------------------------------------------------------------------------------------
 

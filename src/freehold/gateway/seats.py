@@ -44,6 +44,7 @@ class Seat:
         "answer_lines",
         "by_token",
         "claim",
+        "compiled",
         "is_traced",
         "key",
         "log_lines",
@@ -78,20 +79,24 @@ class Seat:
         """Where its requests are counted, once one has been."""
         self.log_lines: Alike | None = None
         """What is logged of each of them, once one has been."""
+        self.compiled: object = None
+        """What `fastpath` has made of it."""
 
 
-class _View:
+class View:
     """What there is to see in heads of one shape."""
 
-    __slots__ = ("authorization", "bounded", "told")
+    __slots__ = ("authorization", "bounded", "compiled", "told", "told_at")
 
     def __init__(self, shape: Shape, names: frozenset[bytes], bounds: Mapping[bytes, int]) -> None:
         places = {name: at for at, name in enumerate(shape.names)}
         self.authorization = -1 if places.keys() & _NO_SEATS else places.get(b"authorization", -1)
         self.bounded = tuple((places[name], most) for name, most in bounds.items() if name in places)
         """Where values are that say nothing as long as they are no longer than this."""
-        told = [at for name, at in places.items() if name in names]
-        self.told: Callable[[Sequence[bytes]], Any] | None = itemgetter(*told) if told else None
+        self.told_at = [at for name, at in places.items() if name in names]
+        self.told: Callable[[Sequence[bytes]], Any] | None = itemgetter(*self.told_at) if self.told_at else None
+        self.compiled: object = None
+        """What `fastpath` has made of it."""
 
 
 class Seats:
@@ -102,16 +107,18 @@ class Seats:
         self._bounds = members.bounds(trace_context.NAMES)
         self._names = members.headers - self._bounds.keys()
         """Of headers that have a say in where a request goes, or reach the agent."""
-        self._views: dict[Shape, _View] = {}
-        self._seats: Recent[tuple[FirstLine, _View, Any], Seat] = Recent(MAX_SEATS)
+        self.views: dict[Shape, View] = {}
+        self._seats: Recent[tuple[FirstLine, View, Any], Seat] = Recent(MAX_SEATS)
+        self.of: Final = self._seats.get
+        """The seat found by a first line, a view and what is told in it."""
 
     def find(self, head: FamiliarHead) -> tuple[Seat, bytes] | None:
         """The seat for a request, if there is one, and the value of its one Authorization header."""
-        view = self._views.get(head.shape)
+        view = self.views.get(head.shape)
         if view is None or view.told is None:
             return None
         values = head.values
-        seat = self._seats.get((head.first, view, view.told(values)))
+        seat = self.of((head.first, view, view.told(values)))
         if seat is None or not seat.target.standing.current:
             return None
         for at, most in view.bounded:
@@ -136,12 +143,12 @@ class Seats:
             if b"authorization" in agent_head.kept or len(self._names | agent_head.kept) > MAX_NAMES:
                 return
             self._names |= agent_head.kept
-            self._views.clear()
-        view = self._views.get(head.shape)
+            self.views.clear()
+        view = self.views.get(head.shape)
         if view is None:
-            if len(self._views) >= MAX_VIEWS:
-                self._views.clear()
-            view = self._views[head.shape] = _View(head.shape, self._names, self._bounds)
+            if len(self.views) >= MAX_VIEWS:
+                self.views.clear()
+            view = self.views[head.shape] = View(head.shape, self._names, self._bounds)
         if view.told is None or view.authorization < 0:
             return
         told = view.told(head.values)

@@ -28,6 +28,7 @@ from freehold.gateway.dataplane import DataPlane
 from freehold.gateway.directory import Directory
 from freehold.gateway.exchange import Exchange
 from freehold.gateway.familiar import Reader, Recent
+from freehold.gateway.fast import FastPath
 from freehold.gateway.forward import ControlForwarder
 from freehold.gateway.observer import Observer
 from freehold.gateway.server import Server
@@ -149,7 +150,7 @@ class Worker:
     `warden_path`, `feed_path` and `control_path` are the Unix sockets of the warden, of control's feed, and of
     control's HTTP server. `public_url` is where callers reach all workers: scheme and authority. `now` is the time of
     day by which signatures and tokens are judged; `clock` counts seconds for everything else. `trusted_proxies` are
-    networks (`sources`); bodies are held in `spool_directory` (`spool`).
+    networks (`sources`); bodies are held in `spool_directory` (`spool`). `fast_path` is the short way's compiled form.
     """
 
     def __init__(
@@ -166,6 +167,7 @@ class Worker:
         watch: Watch | None = None,
         now: Callable[[], datetime] = utc_now,
         limits: GatewayLimits | None = None,
+        fast_path: FastPath | None = None,
         trusted_proxies: Sequence[str] = (),
         spool_directory: str | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -181,6 +183,7 @@ class Worker:
         self._watch = watch or Watch()
         self._now = now
         self._limits = limits or GatewayLimits()
+        self._fast_path = fast_path
         self._sources = Sources(trusted_proxies)
         self._spool_directory = spool_directory
         self._clock = clock
@@ -230,7 +233,8 @@ class Worker:
             )
             forwarder = ControlForwarder(self._control_path, sweeper, limits)
             server = Server(_Front(data_plane, forwarder, directory, claims), reader, sweeper, limits, observer)
-            server.passages = data_plane.passages(server, observer)
+            passages = data_plane.passages(server, observer)
+            server.passages = passages if self._fast_path is None else self._fast_path(passages)
             sweeper.start()
             loop = asyncio.get_running_loop()
             self._listener.setblocking(False)

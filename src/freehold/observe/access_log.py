@@ -77,9 +77,9 @@ class AccessLog:
         wall: Callable[[], float] = time.time,
     ) -> None:
         self._process = process
-        self._json_lines = json_lines
+        self.json_lines = json_lines
         self._write = write or _to_stderr
-        self._wall = wall
+        self.wall = wall
         self._encode = msgspec.json.Encoder().encode
         self._lines: list[str | _Told] = []
         self._second = -1
@@ -87,11 +87,11 @@ class AccessLog:
 
     def add(self, line: Line) -> bool:
         """Take one line, and say in it what all lines say; True when it is the first since the last flush."""
-        now = self._wall()
-        if not self._json_lines:
-            return self._add(self._as_text(line, now))
+        now = self.wall()
+        if not self.json_lines:
+            return self.add_written(self._as_text(line, now))
         line.process, line.event, line.level, line.timestamp = self._process, EVENT, "info", self._timestamp(now)
-        return self._add(self._encode(line).decode())
+        return self.add_written(self._encode(line).decode())
 
     def alike(self, line: Line) -> Alike:
         """Make lines like `line` with `add_alike`."""
@@ -101,11 +101,11 @@ class AccessLog:
         self, alike: Alike, request_id: str, bytes_in: int, bytes_out: int, duration_ms: float, trace_id: str
     ) -> bool:
         """As `add`, of a request that was answered at once."""
-        return self._add((alike, request_id, bytes_in, bytes_out, duration_ms, trace_id, self._wall()))
+        return self.add_written((alike, request_id, bytes_in, bytes_out, duration_ms, trace_id, self.wall()))
 
     def _written(self, told: _Told) -> str:
         alike, request_id, bytes_in, bytes_out, duration_ms, trace_id, now = told
-        if not self._json_lines:
+        if not self.json_lines:
             line = copy(alike.line)
             line.process, line.request_id, line.trace_id = "", request_id, trace_id
             line.bytes_in, line.bytes_out = bytes_in, bytes_out
@@ -126,10 +126,11 @@ class AccessLog:
         second = int(now)
         if second != self._second:
             self._second = second
-            self._stamp = time.strftime("%Y-%m-%dT%H:%M:%S.", time.gmtime(second))
+            self._stamp = stamp(second)
         return f"{self._stamp}{int((now - second) * 1e6):06d}Z"
 
-    def _add(self, told: str | _Told) -> bool:
+    def add_written(self, told: str | _Told) -> bool:
+        """As `add`, of a line that says all it has to."""
         self._lines.append(told)
         waiting = len(self._lines)
         if waiting >= _FLUSH_LINES:
@@ -144,6 +145,11 @@ class AccessLog:
             self._lines.clear()
             lines.append("")
             self._write("\n".join(lines))
+
+
+def stamp(second: int) -> str:
+    """The second as lines tell it, up to the fraction."""
+    return time.strftime("%Y-%m-%dT%H:%M:%S.", time.gmtime(second))
 
 
 def _to_stderr(text: str) -> None:

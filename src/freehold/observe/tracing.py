@@ -35,8 +35,8 @@ class Tracer:
     """`sample_ratio` is the share of traces begun here that are sampled; None: no spans are exported at all."""
 
     def __init__(self, sample_ratio: float | None, *, chance: Callable[[], float] = random.random) -> None:
-        self._sample_ratio = sample_ratio
-        self._chance = chance
+        self.sample_ratio = sample_ratio
+        self.chance = chance
 
     def begin(self, headers: Sequence[tuple[bytes, bytes]]) -> Trace:
         """For a request with `headers` (names in lower case)."""
@@ -44,17 +44,17 @@ class Tracer:
         if came_with is None:
             return self.begin_new()
         trace_id, span_id, sampled, state = came_with.trace_id, came_with.span_id, came_with.sampled, came_with.state
-        if self._sample_ratio is None or not sampled:
+        if self.sample_ratio is None or not sampled:
             return Trace(trace_id, span_id, sampled, False, state=state)
         return Trace(trace_id, ids.span_id(), sampled, True, span_id, state)
 
     def begin_new(self) -> Trace:
         """For a request that came with no context: a parent that is nobody's span, and an id that begins with the time,
         as X-Ray wants it."""
-        ratio = self._sample_ratio
+        ratio = self.sample_ratio
         trace_id, span_id = ids.place(int(time.time()))
         if ratio is None:
             # Sampled: agents with an exporter of their own follow what their parent says.
             return Trace(trace_id, span_id, True, False)
-        sampled = self._chance() < ratio
+        sampled = self.chance() < ratio
         return Trace(trace_id, span_id, sampled, sampled)

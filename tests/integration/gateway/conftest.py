@@ -3,12 +3,15 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import structlog.testing
-from gateway_stage import Stage
+from gateway_stage import AS_SERVED, Stage
 
 from freehold.gateway.bounds import GatewayLimits
+from freehold.gateway.connection import ClientConnection
+from freehold.gateway.fast import FastPath
 
 
 @pytest.fixture(autouse=True)
@@ -20,12 +23,34 @@ def faultless() -> Iterator[None]:
 
 
 @pytest.fixture
-def stages(faultless: None, tmp_path: Path) -> Iterator[Callable[..., Stage]]:
+def fast_path() -> FastPath | None:
+    """As a server has it."""
+    return AS_SERVED
+
+
+@pytest.fixture
+def passed(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Of each request that took the short way, whether it took it to its end."""
+    ends: list[bool] = []
+    for name, is_whole in (("end_passage", True), ("widen_passage", False)):
+        original = getattr(ClientConnection, name)
+
+        def watched(*arguments: Any, original: Any = original, is_whole: bool = is_whole) -> None:
+            ends.append(is_whole)
+            original(*arguments)
+
+        monkeypatch.setattr(ClientConnection, name, watched)
+    return ends
+
+
+@pytest.fixture
+def stages(faultless: None, tmp_path: Path, fast_path: FastPath | None) -> Iterator[Callable[..., Stage]]:
     """Makes running stages; the arguments are bounds."""
     with contextlib.ExitStack() as stack:
 
         def make(**bounds: float) -> Stage:
-            return stack.enter_context(Stage(tmp_path, GatewayLimits(**bounds)))  # pyright: ignore[reportArgumentType]
+            limits = GatewayLimits(**bounds)  # pyright: ignore[reportArgumentType]
+            return stack.enter_context(Stage(tmp_path, limits, fast_path=fast_path))
 
         yield make
 

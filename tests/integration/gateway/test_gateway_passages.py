@@ -9,9 +9,9 @@ from collections.abc import Callable, Generator
 from typing import Any
 
 import pytest
-from gateway_stage import INVOCATIONS, Stage, eventually, read_all, read_request, read_response, signed
+from gateway_stage import INVOCATIONS, Stage, compiled, eventually, read_all, read_request, read_response, signed
 
-from freehold.gateway.passages import Passage
+from freehold.gateway.fast import FastPath
 
 PLAIN = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 5\r\n\r\nhello"
 CHUNKED = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"
@@ -56,18 +56,10 @@ async def obeys(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
             await asyncio.sleep(0)
 
 
-@pytest.fixture
-def passed(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """Of each passage, whether it stayed one."""
-    answers: list[bool] = []
-    answered = Passage.answered
-
-    def watched(self: Passage, data: bytes) -> bool:
-        answers.append(answered(self, data))
-        return answers[-1]
-
-    monkeypatch.setattr(Passage, "answered", watched)
-    return answers
+@pytest.fixture(params=["compiled", "python"])
+def fast_path(request: pytest.FixtureRequest) -> FastPath | None:
+    """Both forms of the short way."""
+    return compiled() if request.param == "compiled" else None
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from gateway_stage import (
     OTHER_KEY,
     RUNTIME_ID,
     Stage,
+    compiled,
     echo_heads,
     eventually,
     read_response,
@@ -24,24 +25,16 @@ from gateway_stage import (
 
 from freehold.domain.runtimes import ServerProtocol
 from freehold.domain.sessions import EndReason
-from freehold.gateway.passages import Passage
+from freehold.gateway.fast import FastPath
 
 OTHER_SESSION = "t" * 40
 TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00"
 
 
-@pytest.fixture
-def short_ways(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """Whether each answer was passed on as it came."""
-    passed: list[bool] = []
-    answered = Passage.answered
-
-    def watched(self: Passage, data: bytes) -> bool:
-        passed.append(answered(self, data))
-        return passed[-1]
-
-    monkeypatch.setattr(Passage, "answered", watched)
-    return passed
+@pytest.fixture(params=["compiled", "python"])
+def fast_path(request: pytest.FixtureRequest) -> FastPath | None:
+    """Both forms of the short way."""
+    return compiled() if request.param == "compiled" else None
 
 
 @pytest.fixture
@@ -62,12 +55,12 @@ Ask = Callable[..., tuple[int, dict[str, str], bytes]]
 
 
 def test_the_second_request_like_one_that_arrived_and_every_later_one_goes_the_short_way(
-    short_ways: list[bool], ask: Ask, stage: Stage
+    passed: list[bool], ask: Ask, stage: Stage
 ) -> None:
     answers = [ask(b"%d" % number) for number in range(5)]
     assert {status for status, _, _ in answers} == {200}
     # The first head of its kind is read, the second one recognised, and then there is a seat.
-    assert short_ways == [True, True, True]
+    assert passed == [True, True, True]
     assert len(stage.warden.claims) == 1
 
 
