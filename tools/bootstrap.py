@@ -55,6 +55,7 @@ def setup() -> None:
     with _one_at_a_time():
         wanted = _fingerprint()
         if STAMP.is_file() and STAMP.read_bytes() == wanted and (VENV / "bin" / "freehold").is_file():
+            compile_parts(ROOT, str(VENV / "bin" / "python"))
             return
         environment = uv_environment(os.environ, pip_configuration())
         uv = _bring_uv()
@@ -65,9 +66,25 @@ def setup() -> None:
         pip = [uv, "pip", "--quiet"]
         at = ["--python", str(VENV / "bin" / "python")]
         run([*pip, "sync", *at, "--require-hashes", str(LOCK)], environment)
+        compile_parts(ROOT, str(VENV / "bin" / "python"))
         # The build backend is in the lock, so that nothing unlocked is fetched for the build.
         run([*pip, "install", *at, "--no-deps", "--no-build-isolation", "--editable", str(ROOT)], environment)
         STAMP.write_bytes(wanted)
+
+
+def compile_parts(root: Path, python: str) -> None:
+    """Compile in place what is written for Cython, where that is possible; costs nothing when it has been done."""
+    spec = importlib.util.spec_from_file_location("extensions", ROOT / "tools" / "extensions.py")
+    assert spec is not None
+    assert spec.loader is not None
+    extensions = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(extensions)
+    try:
+        extensions.refresh(root, python=python, environment=os.environ)
+    except extensions.NotCompiled as reason:
+        print(f"dev: {reason}", file=sys.stderr)
+    except extensions.CompilationFailed as problem:
+        raise SetupFailed(str(problem)) from None
 
 
 def become(program: str, arguments: list[str]) -> NoReturn:

@@ -18,6 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from freehold.domain.runtimes import MANAGED_RUNTIMES
 
 ENVIRONMENT_PREFIX = "FREEHOLD_"
+_OF_THE_BUILD = "FREEHOLD_COMPILE"
+"""No setting: what was compiled when Freehold was installed is decided by it."""
 
 
 class SettingsError(Exception):
@@ -417,7 +419,7 @@ def load(
 def _from_environment(environment: dict[str, str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in environment.items():
-        if not name.startswith(ENVIRONMENT_PREFIX):
+        if not name.startswith(ENVIRONMENT_PREFIX) or name == _OF_THE_BUILD:
             continue
         *sections, key = name[len(ENVIRONMENT_PREFIX) :].lower().split("__")
         place = found

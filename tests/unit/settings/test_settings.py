@@ -57,6 +57,10 @@ def test_a_wrong_setting_is_refused_by_name(environment: dict[str, str], named: 
         load(**environment)
 
 
+def test_what_the_build_was_told_is_no_setting():
+    assert load(FREEHOLD_COMPILE="always") == load()
+
+
 def test_an_unknown_key_in_the_file_is_refused(tmp_path: Path):
     with pytest.raises(settings.SettingsError, match="servers: there is no such setting"):
         load("[servers]\nport = 1\n", tmp_path=tmp_path)
