@@ -12,7 +12,7 @@ CHECKS: dict[str, list[str]] = {
     "lint": [str(BIN / "ruff"), "check", "."],
     "format": [str(BIN / "ruff"), "format", "--check", "."],
     "types": [str(BIN / "basedpyright")],
-    "layers": [str(BIN / "lint-imports")],
+    "layers": [sys.executable, "-m", "tools.layers"],
     "reference": [sys.executable, "-m", "tools.reference", "--check"],
     "documentation": [sys.executable, "-m", "tools.check_docs"],
 }

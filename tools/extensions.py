@@ -21,6 +21,7 @@ from pathlib import Path
 
 CHOICE = "FREEHOLD_COMPILE"
 """auto (the default): compile where that is possible. always: or fail. never."""
+SOURCES = ("*.pyx", "*.pxd")
 DIRECTIVES = {"language_level": 3}
 COMPILE = ["-O3", "-g0", "-fno-semantic-interposition", "-fvisibility=hidden"]
 """After what Python was built with. Not for this machine's processor alone: wheels are carried to others."""
@@ -34,7 +35,7 @@ class NotCompiled(Exception):
 class _NoCompiler(Exception):
     """What is missing."""
 
-    remedy = "on Debian and Ubuntu: apt install gcc libc6-dev python3-dev"
+    remedy = "on Debian and Ubuntu: apt install gcc python3-dev"
 
 
 class CompilationFailed(Exception):
@@ -76,6 +77,7 @@ def refresh(root: Path, *, python: str, environment: Mapping[str, str]) -> None:
     if _choice(environment) != "never" and stamp.is_file():
         made_from, *made = stamp.read_text().splitlines()
         if made_from == wanted and made == [str(path.relative_to(root)) for path in present]:
+            _make_newer(present, _sources(root, *SOURCES))
             return
     stamp.unlink(missing_ok=True)
     for path in present:
@@ -87,6 +89,14 @@ def refresh(root: Path, *, python: str, environment: Mapping[str, str]) -> None:
         for path in built:
             (Path(place) / path).replace(root / "src" / path)
     stamp.write_text("\n".join([wanted, *(f"src/{path}" for path in built)]))
+
+
+def _make_newer(built: list[Path], sources: list[Path]) -> None:
+    """git may have written sources anew as they were, and a server believes the times (`freehold.gateway.fast`)."""
+    newest = max((path.stat().st_mtime_ns for path in sources), default=0)
+    for path in built:
+        if path.stat().st_mtime_ns < newest:
+            path.touch()
 
 
 # -- what there is ------------------------------------------------------------------------------------------------
@@ -111,7 +121,7 @@ def _fingerprint(root: Path, environment: Mapping[str, str]) -> str:
     lock = root / "requirements" / "dev.txt"
     if lock.is_file():
         told.update(repr(re.findall(r"^(?:cython|setuptools)==\S+", lock.read_text(), re.MULTILINE)).encode())
-    for path in _sources(root, "*.pyx", "*.pxd"):
+    for path in _sources(root, *SOURCES):
         told.update(repr((str(path.relative_to(root)), path.read_bytes())).encode())
     return told.hexdigest()
 

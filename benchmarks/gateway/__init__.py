@@ -74,6 +74,7 @@ def measure(samples: int) -> dict[str, Any]:
             "conditions": {
                 "processors": cores.told(),
                 "interpreter": stage.described(stage.interpreter()),
+                "gateway": stage.form(),
                 "connections": CONNECTIONS,
                 "rounds": ROUNDS,
                 "requests_per_round": samples,

@@ -62,6 +62,19 @@ def described(executable: str) -> str:
     return subprocess.run([executable, "-c", code], check=True, capture_output=True, text=True).stdout.strip()
 
 
+def compiled() -> str:
+    """What `gateway.compiled` is to be for the worker."""
+    return os.environ.get("BENCH_COMPILED", "auto")
+
+
+def form() -> str:
+    """Whether the worker is compiled, as its interpreter finds it."""
+    code = f"from freehold.gateway import fast; print('compiled' if fast.load({compiled()!r}) else 'pure Python')"
+    environment = os.environ | {"PYTHONPATH": _packages()}
+    done = subprocess.run([interpreter(), "-c", code], check=True, capture_output=True, text=True, env=environment)
+    return done.stdout.strip()
+
+
 def _packages() -> str:
     """Where the worker's own code and its libraries are, for whatever interpreter."""
     return os.pathsep.join(path for path in sys.path if "site-packages" in path or path.startswith(str(ROOT)))
@@ -183,6 +196,7 @@ def freehold(agent_port: int, issuer: traffic.Issuer) -> Generator[Candidate]:
         {
             "aws": {"region": traffic.REGION, "account_id": traffic.ACCOUNT},
             "log": {"format": "json"},
+            "gateway": {"compiled": compiled()},
             # Nobody is there: spans go to control, which is here.
             "observability": {"otlp_endpoint": "http://127.0.0.1:9", "trace_sample_ratio": SAMPLED},
         }
@@ -195,7 +209,8 @@ def freehold(agent_port: int, issuer: traffic.Issuer) -> Generator[Candidate]:
         try:
             if os.read(ready, child.MAX_REPORT_BYTES) != child.READY:
                 raise RuntimeError(log_file.read_text()[-4000:])
-            yield Candidate(port, (process.pid,), f"{described(interpreter())}, uvloop {uvloop.__version__}")
+            version = f"{form()}, {described(interpreter())}, uvloop {uvloop.__version__}"
+            yield Candidate(port, (process.pid,), version)
         finally:
             process.terminate()
             process.wait()

@@ -276,6 +276,12 @@ async def run_gateway(config: GatewayConfig, life: Life) -> None:
     from freehold.gateway.worker import Watch, Worker
     from freehold.observe.access_log import AccessLog
 
+    try:
+        fast_path = fast.load(config.compiled)
+    except fast.NotBuilt as reason:
+        raise CannotServe(
+            f"gateway.compiled is 'always', and the gateway is {reason}: {fast.HOW_TO_BUILD}; or set it to 'auto'"
+        ) from reason
     access_log = AccessLog(process=f"gateway-{config.worker}", json_lines=config.common.log_json)
     _reload_into(life, GatewayConfig)
     layout = Layout(Path(config.common.data_dir))
@@ -289,7 +295,7 @@ async def run_gateway(config: GatewayConfig, life: Life) -> None:
         public_url=config.common.url,
         jwt_skew_s=config.jwt_skew_s,
         watch=Watch(access_log if config.access_log else None, config.trace_sample_ratio),
-        fast_path=fast.load(),
+        fast_path=fast_path,
         limits=config.limits,
         trusted_proxies=config.trusted_proxies,
         spool_directory=str(layout.run),

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from freehold.gateway import fast
 from freehold.gateway.bounds import GatewayLimits
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ class GatewayConfig(msgspec.Struct, tag="gateway", frozen=True):
     access_log: bool
     trace_sample_ratio: float | None
     jwt_skew_s: float
+    compiled: fast.Choice
     limits: GatewayLimits
 
 
@@ -177,6 +179,7 @@ class Plan:
             access_log=self.settings.log.access and self.settings.log.level in ("debug", "info"),
             trace_sample_ratio=None if observed.otlp_endpoint is None else observed.trace_sample_ratio,
             jwt_skew_s=self.settings.jwt.clock_skew_s,
+            compiled=self.settings.gateway.compiled,
             limits=_limits(self.settings),
         )
 

@@ -25,6 +25,7 @@ from freehold.backends.sandbox.backend import SandboxBackend, SandboxLimits
 from freehold.backends.sandbox.supervisor import STAGE
 from freehold.datadir import custody
 from freehold.domain.runtimes import MANAGED_RUNTIMES
+from freehold.gateway import fast
 from freehold.settings import Settings
 
 MIB: Final = 1024 * 1024
@@ -62,6 +63,7 @@ def examine(settings: Settings) -> list[Finding]:
         *_data_dir(settings),
         *_space(settings),
         *_port(settings),
+        *of_gateway(settings),
         *_descriptors(settings),
     ]
 
@@ -235,6 +237,20 @@ def _port(settings: Settings) -> Iterator[Finding]:
         )
     else:
         yield Finding("port", State.OK, f"{host} port {port} is free" if port else f"any free one of {host}")
+
+
+def of_gateway(settings: Settings) -> Iterator[Finding]:
+    choice = settings.gateway.compiled
+    if choice == "never":
+        yield Finding("gateway", State.OK, "in pure Python, as gateway.compiled says")
+        return
+    try:
+        fast.find()
+    except fast.NotBuilt as reason:
+        state = State.FAILED if choice == "always" else State.WARNING
+        yield Finding("gateway", state, f"{reason}: in pure Python it takes longer", fast.HOW_TO_BUILD)
+    else:
+        yield Finding("gateway", State.OK, "compiled")
 
 
 def _descriptors(settings: Settings) -> Iterator[Finding]:

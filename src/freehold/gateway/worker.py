@@ -241,6 +241,7 @@ class Worker:
             accepting = await loop.create_server(server.connection, sock=self._listener, backlog=_BACKLOG)
             try:
                 await _reach(stop, directory.until_connected(), claims.until_connected())
+                log.info("gateway.serving", compiled=self._fast_path is not None)
                 on_ready()
                 await first_of(stop, *(() if retire is None else (retire,)))
                 if not stop.is_set():
