@@ -20,6 +20,8 @@ import pytest
 from tools import bootstrap
 
 ROOT = Path(__file__).parents[3]
+SAID = ("FREEHOLD_COMPILE", "CC", "CFLAGS", "CPPFLAGS", "LDFLAGS", "LDSHARED")
+"""What whoever runs the tests may have said of compilers, and is not meant for them."""
 needs_compiler = pytest.mark.usefixtures("compiler")
 NOWHERE = {"CC": "/nowhere/cc"}
 QUICK = "def double(long n):\n    return 2 * n\n"
@@ -42,7 +44,7 @@ def compiler(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("FREEHOLD_COMPILE", "CC", "CFLAGS", "CPPFLAGS", "LDFLAGS", "LDSHARED"):
+    for name in SAID:
         monkeypatch.delenv(name, raising=False)
 
 
@@ -71,7 +73,7 @@ def project(at: Path, source: str = QUICK) -> Path:
 def hatchling(root: Path, call: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Call the build backend as pip does: in a process of its own, which prints the name of what it has built."""
     command = [sys.executable, "-P", "-c", f"from hatchling import build; print(build.{call}('dist'))"]
-    told = os.environ | environment
+    told = {name: value for name, value in os.environ.items() if name not in SAID} | environment
     return subprocess.run(command, cwd=root, env=told, capture_output=True, text=True, timeout=120, check=False)
 
 
