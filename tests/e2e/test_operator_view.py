@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import threading
 import time
@@ -16,6 +17,8 @@ import botocore.exceptions
 import pytest
 from running_server import FREEHOLD, RunningServer, session_id, wait_until
 from tools.process_tree import command_line
+
+from freehold.gateway import fast
 
 SESSIONS = 50
 LINES = 400
@@ -224,6 +227,12 @@ def test_doctor_finds_what_the_server_needs(server: RunningServer):
     assert told["canStart"]
     states = {(finding["what"], finding["state"]) for finding in told["findings"]}
     assert {("sandbox", "ok"), ("seccomp", "ok"), ("data directory", "ok"), ("port", "ok")} <= states
+    assert ("gateway", "warning" if fast.load() is None else "ok") in states
+
+
+def test_each_worker_tells_when_it_starts_whether_it_is_compiled(server: RunningServer):
+    told = re.findall(r"gateway\.serving .*\bcompiled=(\w+)", server.log_text())
+    assert set(told) == {str(fast.load() is not None)}
 
 
 def test_a_log_that_is_followed_does_not_hold_up_the_stop_of_the_server():
