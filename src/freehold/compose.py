@@ -272,12 +272,11 @@ def _loopback(port: int) -> socket.socket:
 
 async def run_gateway(config: GatewayConfig, life: Life) -> None:
     """Serve the public socket until stopped."""
-    from freehold.gateway import fast
     from freehold.gateway.worker import Watch, Worker
     from freehold.observe.access_log import AccessLog
 
     try:
-        fast_path = fast.load(config.compiled)
+        fast.choose(fast.load(config.compiled))
     except fast.NotBuilt as reason:
         raise CannotServe(
             f"gateway.compiled is 'always', and the gateway is {reason}: {fast.HOW_TO_BUILD}; or set it to 'auto'"
@@ -295,7 +294,6 @@ async def run_gateway(config: GatewayConfig, life: Life) -> None:
         public_url=config.common.url,
         jwt_skew_s=config.jwt_skew_s,
         watch=Watch(access_log if config.access_log else None, config.trace_sample_ratio),
-        fast_path=fast_path,
         limits=config.limits,
         trusted_proxies=config.trusted_proxies,
         spool_directory=str(layout.run),

@@ -142,8 +142,8 @@ class ClientConnection(asyncio.Protocol):
         return self._exchange is None and self._passage is None
 
     @property
-    def transport_write(self) -> Callable[[bytes], None]:
-        return self._transport.write
+    def transport(self) -> asyncio.Transport:
+        return self._transport
 
     @property
     def peer(self) -> str:

@@ -99,7 +99,7 @@ class Line(Protocol):
     def write(self, exchange: Exchange, data: bytes) -> None: ...
 
     @property
-    def transport_write(self) -> Callable[[bytes], None]:
+    def transport(self) -> asyncio.Transport:
         """What `write` uses."""
         ...
 
@@ -283,10 +283,10 @@ class Exchange:
             raw = b"%x\r\n%b\r\n" % (len(raw), raw)
         self._send(raw)
 
-    def write_through(self) -> Callable[[bytes], None]:
-        """What writes parts of a body that are sent as they came, as long as its relay is attached and the head is out.
+    def write_through(self) -> asyncio.Transport:
+        """What takes parts of a body that are sent as they came, as long as its relay is attached and the head is out.
         Whoever uses it adds to `bytes_out`."""
-        return self._connection.transport_write
+        return self._connection.transport
 
     def insert(self, content: bytes) -> None:
         """Send something of our own, where `relay_body` may go on with another chunk."""

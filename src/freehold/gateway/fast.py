@@ -1,37 +1,43 @@
 # pyright: reportMissingModuleSource=false
-"""The compiled form of the short way (`passages`), where it has been built.
+"""The compiled forms of the short ways, where they have been built, and whether this process uses them.
 
-Not for the way itself, which is `fastpath.pyx`, nor for building it (tools/extensions.py). Invariant: a worker without
-it answers the same.
+Not for the ways themselves, which are `fastpath.pyx` (requests: see `passages`) and `fastpipe.pyx` (events of streams,
+messages of WebSockets), nor for building them (tools/extensions.py). Invariant: a worker without them answers the same.
 """
 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Final, Literal
 
 if TYPE_CHECKING:
-    from freehold.gateway import connection
-    from freehold.gateway.passages import Passages
+    from freehold.gateway.fastpath import FastPassages
+    from freehold.gateway.fastpipe import Chunks, Messages
 
 Choice = Literal["auto", "never", "always"]
-FastPath: TypeAlias = "Callable[[Passages], connection.Passages]"
 
 HOW_TO_BUILD: Final = (
     "install a C compiler and Python's headers (on Debian and Ubuntu: apt install gcc python3-dev), then "
     "Freehold anew: pip install --force-reinstall --no-deps --no-cache-dir --no-binary freehold freehold; "
     "in a source tree: ./dev setup"
 )
-_MODULE: Final = "freehold.gateway.fastpath"
+_MODULES: Final = ("fastpath", "fastpipe")
 
 
 class NotBuilt(Exception):
     """There is no compiled form that could be used. The message says why, in a few words."""
 
 
-def load(choice: Choice = "auto") -> FastPath | None:
+@dataclass(frozen=True)
+class Compiled:
+    passages: type[FastPassages]
+    chunks: type[Chunks]
+    messages: type[Messages]
+
+
+def load(choice: Choice = "auto") -> Compiled | None:
     """What the setting `gateway.compiled` chooses; None: pure Python. Raises NotBuilt if it must be there and isn't."""
     if choice == "never":
         return None
@@ -43,16 +49,39 @@ def load(choice: Choice = "auto") -> FastPath | None:
         return None
 
 
-def find() -> FastPath:
+def find() -> Compiled:
     """Raises NotBuilt."""
-    found = importlib.util.find_spec(_MODULE)
-    if found is None or found.origin is None:
-        raise NotBuilt("not compiled for this Python")
-    built = Path(found.origin)
-    source = built.with_name("fastpath.pyx")
-    # In a source tree somebody may start a server without `./dev`, after a change.
-    if source.is_file() and source.stat().st_mtime_ns > built.stat().st_mtime_ns:
-        raise NotBuilt("compiled from a source that has changed since")
+    for name in _MODULES:
+        found = importlib.util.find_spec(f"freehold.gateway.{name}")
+        if found is None or found.origin is None:
+            raise NotBuilt("not compiled for this Python")
+        built = Path(found.origin)
+        source = built.with_name(f"{name}.pyx")
+        # In a source tree somebody may start a server without `./dev`, after a change.
+        if source.is_file() and source.stat().st_mtime_ns > built.stat().st_mtime_ns:
+            raise NotBuilt("compiled from a source that has changed since")
     from freehold.gateway.fastpath import FastPassages
+    from freehold.gateway.fastpipe import Chunks, Messages
 
-    return FastPassages
+    return Compiled(FastPassages, Chunks, Messages)
+
+
+class _Use:
+    def __init__(self) -> None:
+        self.is_chosen = False
+        self.compiled: Compiled | None = None
+
+
+_use: Final = _Use()
+
+
+def choose(compiled: Compiled | None) -> None:
+    """What this process uses from now on; unless it is said, what `load` finds."""
+    _use.is_chosen, _use.compiled = True, compiled
+
+
+def compiled() -> Compiled | None:
+    """What this process uses."""
+    if not _use.is_chosen:
+        choose(load())
+    return _use.compiled

@@ -12,7 +12,7 @@ from typing import Any, Final
 import structlog
 
 from freehold.domain.errors import AgentFailed, FreeholdError
-from freehold.gateway import errors, framing, headers, keepalive
+from freehold.gateway import errors, fast, framing, headers, keepalive
 from freehold.gateway.bodies import AtHand, Body, Streamed
 from freehold.gateway.bounds import GatewayLimits
 from freehold.gateway.claims import Claims, LiveClaim
@@ -62,7 +62,6 @@ class AgentRelay:
         "_body_bytes",
         "_claims",
         "_connection",
-        "_ended",
         "_head",
         "_keepalive",
         "_limits",
@@ -75,6 +74,7 @@ class AgentRelay:
         "_sweeper",
         "_trace",
         "claim",
+        "ended",
         "exchange",
     )
 
@@ -114,7 +114,7 @@ class AgentRelay:
         self._connection: Upstream | None = None
         self._head: ResponseHead | None = None
         self._relaying = False
-        self._ended = False
+        self.ended = False
         self._retry: Callable[[AgentRelay], None] | None = None
 
     def begin(self, connection: Upstream, *, retry: Callable[[AgentRelay], None] | None) -> None:
@@ -183,7 +183,7 @@ class AgentRelay:
 
     def body_sent(self) -> None:
         """All of a Streamed body has been passed on."""
-        if self._ended:
+        if self.ended:
             return
         if self._connection is not None:
             self._connection.request_done = True
@@ -232,7 +232,7 @@ class AgentRelay:
         except FreeholdError as error:
             self._fail(error)
             return
-        if not self._ended:
+        if not self.ended:
             self._answer(head)
             connection.release()
             self.client_writable(self.exchange.client_takes)
@@ -261,16 +261,20 @@ class AgentRelay:
 
         With it an event costs little more than through a pipe that looks at nothing.
         """
+        compiled = fast.compiled()
+        if compiled is not None:
+            transport = self.exchange.write_through()
+            return compiled.chunks(self, self.exchange, body, connection.data_received, transport).data_received
         # Local variables all of them: attributes would be felt.
         exchange, most, long_way = self.exchange, body.max_chunk_bytes, connection.data_received
-        size_line, write = _size_lines.get, exchange.write_through()
+        size_line, write = _size_lines.get, exchange.write_through().write
         is_open = False
         """Whether what comes next begins where a chunk does, and all that came before has been passed on."""
 
         def data_received(data: bytes) -> None:
             nonlocal is_open
             size = len(data)
-            if is_open and not self._ended:
+            if is_open and not self.ended:
                 line = size_line(size)
                 if line is not None and data.startswith(line) and data[-2:] == b"\r\n" and size <= most:
                     exchange.bytes_out += size
@@ -283,7 +287,7 @@ class AgentRelay:
         return data_received
 
     def response_body(self, raw: bytes) -> None:
-        if self._head is not None and not self._ended:
+        if self._head is not None and not self.ended:
             if self._keepalive is not None:
                 self._keepalive.follow(raw)
             if self._resend is not None:
@@ -291,7 +295,7 @@ class AgentRelay:
             self.exchange.relay_body(raw, self._head.framing)
 
     def response_end(self) -> None:
-        if self._ended:
+        if self.ended:
             return
         connection = self._connection
         self._finish()
@@ -300,7 +304,7 @@ class AgentRelay:
         self.exchange.end_relay()
 
     def response_failed(self, why: str) -> None:
-        if self._ended:
+        if self.ended:
             return
         connection, retry = self._connection, self._retry
         if not self._relaying and retry is not None and connection is not None and self.claim.ended is None:
@@ -318,7 +322,7 @@ class AgentRelay:
     # -- Relay: the caller's side ---------------------------------------------------------------------------------
 
     def client_gone(self) -> None:
-        if self._ended:
+        if self.ended:
             return
         connection = self._connection
         if self._limits.runs_on and connection is not None and connection.request_done and not connection.closed:
@@ -341,7 +345,7 @@ class AgentRelay:
         return headers.caller_lines(head, rules=self._rules, session_id=self._session_id, trace=self._trace)
 
     def client_writable(self, writable: bool) -> None:
-        if self._connection is None or self._ended:
+        if self._connection is None or self.ended:
             return
         if writable:
             self._connection.resume_reading()
@@ -350,10 +354,6 @@ class AgentRelay:
 
     def deadline_passed(self) -> None:
         self._fail(AgentFailed(f"The runtime did not complete its answer within {self._allowed_s:g} s."))
-
-    @property
-    def ended(self) -> bool:
-        return self._ended
 
     # -- ends -----------------------------------------------------------------------------------------------------
 
@@ -367,7 +367,7 @@ class AgentRelay:
         self._fail(error)
 
     def _fail(self, error: Exception) -> None:
-        if self._ended:
+        if self.ended:
             return
         if not isinstance(error, FreeholdError):
             log.error("gateway.relay_failed", request_id=self.exchange.request_id, exc_info=error)
@@ -385,7 +385,7 @@ class AgentRelay:
         self._claims.leave(self.claim, self._resend)
 
     def _end(self) -> None:
-        self._ended = True
+        self.ended = True
         self._connection = None
         self._body.close()
         if self._keepalive is not None:

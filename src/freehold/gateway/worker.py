@@ -21,14 +21,13 @@ import structlog
 from freehold.auth.jwt_claims import DEFAULT_SKEW_S
 from freehold.control.protocol import GatewayCounts
 from freehold.domain.times import utc_now
-from freehold.gateway import dataplane
+from freehold.gateway import dataplane, fast
 from freehold.gateway.bounds import GatewayLimits
 from freehold.gateway.claims import Claims
 from freehold.gateway.dataplane import DataPlane
 from freehold.gateway.directory import Directory
 from freehold.gateway.exchange import Exchange
 from freehold.gateway.familiar import Reader, Recent
-from freehold.gateway.fast import FastPath
 from freehold.gateway.forward import ControlForwarder
 from freehold.gateway.observer import Observer
 from freehold.gateway.server import Server
@@ -150,7 +149,7 @@ class Worker:
     `warden_path`, `feed_path` and `control_path` are the Unix sockets of the warden, of control's feed, and of
     control's HTTP server. `public_url` is where callers reach all workers: scheme and authority. `now` is the time of
     day by which signatures and tokens are judged; `clock` counts seconds for everything else. `trusted_proxies` are
-    networks (`sources`); bodies are held in `spool_directory` (`spool`). `fast_path` is the short way's compiled form.
+    networks (`sources`); bodies are held in `spool_directory` (`spool`).
     """
 
     def __init__(
@@ -167,7 +166,6 @@ class Worker:
         watch: Watch | None = None,
         now: Callable[[], datetime] = utc_now,
         limits: GatewayLimits | None = None,
-        fast_path: FastPath | None = None,
         trusted_proxies: Sequence[str] = (),
         spool_directory: str | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -183,7 +181,6 @@ class Worker:
         self._watch = watch or Watch()
         self._now = now
         self._limits = limits or GatewayLimits()
-        self._fast_path = fast_path
         self._sources = Sources(trusted_proxies)
         self._spool_directory = spool_directory
         self._clock = clock
@@ -234,14 +231,15 @@ class Worker:
             forwarder = ControlForwarder(self._control_path, sweeper, limits)
             server = Server(_Front(data_plane, forwarder, directory, claims), reader, sweeper, limits, observer)
             passages = data_plane.passages(server, observer)
-            server.passages = passages if self._fast_path is None else self._fast_path(passages)
+            compiled = fast.compiled()
+            server.passages = passages if compiled is None else compiled.passages(passages)
             sweeper.start()
             loop = asyncio.get_running_loop()
             self._listener.setblocking(False)
             accepting = await loop.create_server(server.connection, sock=self._listener, backlog=_BACKLOG)
             try:
                 await _reach(stop, directory.until_connected(), claims.until_connected())
-                log.info("gateway.serving", compiled=self._fast_path is not None)
+                log.info("gateway.serving", compiled=compiled is not None)
                 on_ready()
                 await first_of(stop, *(() if retire is None else (retire,)))
                 if not stop.is_set():

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 import structlog.testing
-from gateway_stage import AS_SERVED, Stage
+from gateway_stage import Stage
 
+from freehold.gateway import fast
 from freehold.gateway.bounds import GatewayLimits
 from freehold.gateway.connection import ClientConnection
-from freehold.gateway.fast import FastPath
+from freehold.gateway.fast import Compiled
 
 
 @pytest.fixture(autouse=True)
@@ -23,9 +24,9 @@ def faultless() -> Iterator[None]:
 
 
 @pytest.fixture
-def fast_path() -> FastPath | None:
-    """As a server has it."""
-    return AS_SERVED
+def form() -> Compiled | None:
+    """That of the short ways: as a server has them."""
+    return fast.load()
 
 
 @pytest.fixture
@@ -44,15 +45,17 @@ def passed(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
 
 
 @pytest.fixture
-def stages(faultless: None, tmp_path: Path, fast_path: FastPath | None) -> Iterator[Callable[..., Stage]]:
+def stages(faultless: None, tmp_path: Path, form: Compiled | None) -> Iterator[Callable[..., Stage]]:
     """Makes running stages; the arguments are bounds."""
     with contextlib.ExitStack() as stack:
 
         def make(**bounds: float) -> Stage:
             limits = GatewayLimits(**bounds)  # pyright: ignore[reportArgumentType]
-            return stack.enter_context(Stage(tmp_path, limits, fast_path=fast_path))
+            return stack.enter_context(Stage(tmp_path, limits))
 
+        fast.choose(form)
         yield make
+    fast.choose(fast.load())
 
 
 @pytest.fixture

@@ -18,7 +18,6 @@ from typing import Any, TypeVar
 import boto3
 import botocore.auth
 import botocore.config
-import pytest
 import uvloop
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
@@ -31,9 +30,7 @@ from freehold.control import protocol as control_protocol
 from freehold.domain import errors
 from freehold.domain.runtimes import ServerProtocol
 from freehold.domain.sessions import EndReason, SessionKey
-from freehold.gateway import fast
 from freehold.gateway.bounds import GatewayLimits
-from freehold.gateway.fast import FastPath
 from freehold.gateway.worker import Watch, Worker
 from freehold.warden import protocol as warden_protocol
 
@@ -209,16 +206,6 @@ class FakeWarden:
         return sock.detach()
 
 
-AS_SERVED = fast.load()
-
-
-def compiled() -> FastPath:
-    """The compiled form of the short way."""
-    if AS_SERVED is None:
-        pytest.skip("the gateway's fast path has not been compiled: ./dev setup does, where there is a C compiler")
-    return AS_SERVED
-
-
 class Stage:
     """Everything, running in a thread of its own. Use as a context manager."""
 
@@ -228,10 +215,8 @@ class Stage:
         limits: GatewayLimits | None = None,
         now: Callable[[], datetime] | None = None,
         watch: Watch | None = None,
-        fast_path: FastPath | None = AS_SERVED,
     ) -> None:
         self.directory = directory
-        self.fast_path = fast_path
         self.now = now or (lambda: datetime.now(UTC))
         """The time of day by which the worker judges."""
         self.limits = limits or GatewayLimits()
@@ -321,7 +306,6 @@ class Stage:
             watch=self.watch,
             now=lambda: self.now(),
             limits=self.limits,
-            fast_path=self.fast_path,
         )
         try:
             await worker.run(self._stop, self._ready.set)

@@ -8,10 +8,11 @@ import socket
 from collections.abc import Callable, Generator
 from typing import Any
 
+import compiled_forms
 import pytest
-from gateway_stage import INVOCATIONS, Stage, compiled, eventually, read_all, read_request, read_response, signed
+from gateway_stage import INVOCATIONS, Stage, eventually, read_all, read_request, read_response, signed
 
-from freehold.gateway.fast import FastPath
+from freehold.gateway.fast import Compiled
 
 PLAIN = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 5\r\n\r\nhello"
 CHUNKED = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"
@@ -56,10 +57,10 @@ async def obeys(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
             await asyncio.sleep(0)
 
 
-@pytest.fixture(params=["compiled", "python"])
-def fast_path(request: pytest.FixtureRequest) -> FastPath | None:
-    """Both forms of the short way."""
-    return compiled() if request.param == "compiled" else None
+@pytest.fixture(params=compiled_forms.FORMS)
+def form(request: pytest.FixtureRequest) -> Compiled | None:
+    """Of the short ways: both."""
+    return compiled_forms.of(request.param)
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import compiled_forms
 import pytest
 from gateway_stage import (
     ACCOUNT,
@@ -16,7 +17,6 @@ from gateway_stage import (
     OTHER_KEY,
     RUNTIME_ID,
     Stage,
-    compiled,
     echo_heads,
     eventually,
     read_response,
@@ -25,16 +25,16 @@ from gateway_stage import (
 
 from freehold.domain.runtimes import ServerProtocol
 from freehold.domain.sessions import EndReason
-from freehold.gateway.fast import FastPath
+from freehold.gateway.fast import Compiled
 
 OTHER_SESSION = "t" * 40
 TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00"
 
 
-@pytest.fixture(params=["compiled", "python"])
-def fast_path(request: pytest.FixtureRequest) -> FastPath | None:
-    """Both forms of the short way."""
-    return compiled() if request.param == "compiled" else None
+@pytest.fixture(params=compiled_forms.FORMS)
+def form(request: pytest.FixtureRequest) -> Compiled | None:
+    """Of the short ways: both."""
+    return compiled_forms.of(request.param)
 
 
 @pytest.fixture

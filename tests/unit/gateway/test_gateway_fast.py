@@ -13,27 +13,28 @@ from freehold import compose, configs, doctor, gateway, settings
 from freehold.child import CannotServe, Life
 from freehold.gateway import fast, worker
 
-MODULE = "freehold.gateway.fastpath"
+MODULES = {"fastpath": ("FastPassages",), "fastpipe": ("Chunks", "Messages")}
 
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where the compiled form is looked for, and is not. The rest of the gateway has been loaded."""
     assert worker.__name__ in sys.modules
-    monkeypatch.delitem(sys.modules, MODULE, raising=False)
+    for name in MODULES:
+        monkeypatch.delitem(sys.modules, f"freehold.gateway.{name}", raising=False)
     monkeypatch.setattr(gateway, "__path__", [str(tmp_path)])
     return tmp_path
 
 
 @pytest.fixture
 def built(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Something that stands for it, beside its source."""
-    (place / "fastpath.pyx").touch()
-    os.utime(place / "fastpath.pyx", ns=(0, 0))
-    module = place / "fastpath.py"
-    module.write_text("class FastPassages:\n    pass\n")
+    """Something that stands for its parts, beside their sources; one of them."""
+    for name, classes in MODULES.items():
+        (place / f"{name}.pyx").touch()
+        os.utime(place / f"{name}.pyx", ns=(0, 0))
+        (place / f"{name}.py").write_text("".join(f"class {of}:\n    pass\n" for of in classes))
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    return module
+    return place / "fastpipe.py"
 
 
 def chosen(choice: str) -> settings.Settings:
@@ -44,7 +45,7 @@ def chosen(choice: str) -> settings.Settings:
 def test_the_compiled_form_is_used_where_it_is(built: Path, choice: fast.Choice):
     found = fast.load(choice)
     assert found is not None
-    assert found.__module__ == MODULE
+    assert Path(sys.modules[found.messages.__module__].__file__ or "") == built
 
 
 def test_a_wheel_holds_no_source_to_be_compared_with(built: Path):

@@ -15,6 +15,7 @@ import os
 from collections.abc import Callable
 from typing import Final, Protocol
 
+from freehold.gateway import fast
 from freehold.gateway.websocket import frames
 from freehold.gateway.websocket.frames import BadFrame, FrameFollower
 
@@ -48,7 +49,14 @@ class Direction:
         self._ending = ending
         self._descriptor: int = destination.get_extra_info("socket").fileno()
         self._long_way_bytes = 0
-        self.data_received, self._short_way_bytes, self._close_short_way = self._short_way()
+        compiled = fast.compiled()
+        if compiled is not None:
+            messages = compiled.messages(follower, destination, clock, self._long_way)
+            self.data_received: Receiver = messages.data_received
+            self._short_way_bytes: Callable[[], int] = lambda: messages.passed
+            self._close_short_way: Callable[[], None] = messages.close
+        else:
+            self.data_received, self._short_way_bytes, self._close_short_way = self._short_way()
 
     @property
     def bytes(self) -> int:

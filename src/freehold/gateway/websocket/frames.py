@@ -33,7 +33,7 @@ _RESERVED: Final = 0x70
 _FIRST_CONTROL: Final = 0x8
 _OPCODES: Final = frozenset({CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG})
 _BURST_S: Final = 1.0
-_UNBOUNDED: Final = 1 << 63
+_MOST_BYTES: Final = (1 << 63) - 1
 
 
 class BadFrame(Exception):
@@ -55,7 +55,6 @@ class FrameFollower:
         "_held",
         "_left",
         "_mask_bit",
-        "_max_payload_bytes",
         "_most_header_bytes",
         "_stopped",
         "ahead_s",
@@ -63,6 +62,7 @@ class FrameFollower:
         "close_code",
         "ending",
         "is_masked",
+        "max_payload_bytes",
         "next_at",
         "pace_s",
     )
@@ -78,7 +78,7 @@ class FrameFollower:
         self._mask_bit = 0x80 if masked else 0
         self._most_header_bytes = 8 if masked else 4
         """Of a frame that has no more than 65,535 bytes, when its length is not told in the second."""
-        self._max_payload_bytes = _UNBOUNDED if max_payload_bytes is None else max_payload_bytes
+        self.max_payload_bytes = _MOST_BYTES if max_payload_bytes is None else max_payload_bytes
         self.pace_s = 0.0 if max_frames_per_s is None else 1.0 / max_frames_per_s
         """Between two frames that come evenly; 0 when they are not counted."""
         self.ahead_s = _BURST_S + self.pace_s / 2
@@ -116,7 +116,7 @@ class FrameFollower:
             and len(data) > self._most_header_bytes
             and (data[0] == FIN | TEXT or data[0] == FIN | BINARY)
             and data[1] == self._mask_bit | 126
-            and MAX_CONTROL_BYTES < (length := data[2] << 8 | data[3]) <= self._max_payload_bytes
+            and MAX_CONTROL_BYTES < (length := data[2] << 8 | data[3]) <= self.max_payload_bytes
             and length == len(data) - self._most_header_bytes
             and self._in_time(now)
         ):
@@ -168,10 +168,10 @@ class FrameFollower:
                 return None
             length = int.from_bytes(data[at : at + width])
             at += width
-            if length <= (MAX_CONTROL_BYTES if width == 2 else 0xFFFF) or length >= _UNBOUNDED:
+            if length <= (MAX_CONTROL_BYTES if width == 2 else 0xFFFF) or length > _MOST_BYTES:
                 _refuse("a frame's length is not written in the fewest bytes")
-        if length > self._max_payload_bytes:
-            raise BadFrame(TOO_BIG, f"a frame has more than {self._max_payload_bytes} bytes")
+        if length > self.max_payload_bytes:
+            raise BadFrame(TOO_BIG, f"a frame has more than {self.max_payload_bytes} bytes")
         key_at = at
         at = at + 4 if self._mask_bit else at
         if end < at or (opcode == CLOSE and end < at + length):

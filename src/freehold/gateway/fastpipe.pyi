@@ -1,0 +1,36 @@
+import asyncio
+from collections.abc import Callable
+
+from freehold.gateway.exchange import Exchange
+from freehold.gateway.framing import Chunked
+from freehold.gateway.relay import AgentRelay
+from freehold.gateway.websocket.frames import FrameFollower
+
+class Chunks:
+    """What passes on whole chunks of a response's body as they come, and hands all else to `long_way`."""
+
+    def __init__(
+        self,
+        relay: AgentRelay,
+        exchange: Exchange,
+        body: Chunked,
+        long_way: Callable[[bytes], None],
+        transport: asyncio.Transport,
+    ) -> None: ...
+    def data_received(self, data: bytes) -> None: ...
+
+class Messages:
+    """What passes on whole messages as they come, and hands all else to `long_way`, which says whether what comes next
+    may pass."""
+
+    passed: int
+    """Bytes that have."""
+    def __init__(
+        self,
+        follower: FrameFollower,
+        destination: asyncio.Transport,
+        clock: Callable[[], float],
+        long_way: Callable[[bytes], bool],
+    ) -> None: ...
+    def data_received(self, data: bytes) -> None: ...
+    def close(self) -> None: ...
