@@ -272,6 +272,7 @@ def _loopback(port: int) -> socket.socket:
 
 async def run_gateway(config: GatewayConfig, life: Life) -> None:
     """Serve the public socket until stopped."""
+    from freehold.gateway import fast
     from freehold.gateway.worker import Watch, Worker
     from freehold.observe.access_log import AccessLog
 

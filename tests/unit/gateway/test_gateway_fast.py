@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,13 +18,17 @@ MODULES = {"fastpath": ("FastPassages",), "fastpipe": ("Chunks", "Messages")}
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Where the compiled form is looked for, and is not. The rest of the gateway has been loaded."""
     assert worker.__name__ in sys.modules
+    real = fast.load()  # what is loaded now is what other tests get
     for name in MODULES:
         monkeypatch.delitem(sys.modules, f"freehold.gateway.{name}", raising=False)
     monkeypatch.setattr(gateway, "__path__", [str(tmp_path)])
-    return tmp_path
+    yield tmp_path
+    if real is None:
+        for name in MODULES:
+            sys.modules.pop(f"freehold.gateway.{name}", None)
 
 
 @pytest.fixture
