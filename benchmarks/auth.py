@@ -181,7 +181,7 @@ def _token() -> tuple[bytes, Keys, Authorizer, Any]:
 def _bearers(key_set: Keys, authorizer: Authorizer) -> tuple[Bearers, Any, Any]:
     """As a gateway worker has them; what they ask is answered at once."""
     key_sets: Any = SimpleNamespace(current=lambda _name: key_set)
-    bearers = Bearers(key_sets, Resources("http://127.0.0.1:2673", REGION), now=lambda: datetime.now(UTC))
+    bearers = Bearers(key_sets, Resources("http://127.0.0.1:2673", REGION), now=time.time)
     exchange = SimpleNamespace(head=SimpleNamespace(raw_query=b"qualifier=DEFAULT", headers=[]))
     contract = SimpleNamespace(authorizer=authorizer)
     return bearers, exchange, SimpleNamespace(contract=contract, named=SimpleNamespace(account="000000000000"))

@@ -45,6 +45,14 @@ def from_request(authorizations: Sequence[bytes], raw_query: bytes) -> bytes:
     return token
 
 
+def alone(authorization: bytes) -> bytes | None:
+    """What follows `Bearer ` in the one Authorization header of a request without a query.
+
+    If that is a token, it is the one that from_request reads; nothing is found out about it here.
+    """
+    return authorization[7:] if authorization.startswith(b"Bearer ") else None
+
+
 def from_web_socket(authorizations: Sequence[bytes], headers: Headers, raw_query: bytes) -> bytes:
     """The token of a WebSocket's handshake: of its Authorization header, or of the subprotocols that it offers.
 

@@ -11,8 +11,10 @@ Source: spec section 4; RFC 7515, 7519, 8725 (best current practices).
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final
+
+import msgspec
 
 from freehold.auth import jwt_claims, jwt_form
 from freehold.auth.jwt_claims import DEFAULT_SKEW_S, Authorizer
@@ -22,10 +24,13 @@ from freehold.domain.principals import token_owner
 
 _KIND_SUFFIX: Final = "+jwt"
 _OF_ACCESS: Final = "at+jwt"
+MAX_OWNERS: Final = 4096
+MAX_SUBJECT_LENGTH: Final = 255
+"""Of subjects whose owners are remembered: OpenID Connect's own bound."""
+_known_owner: Final = lru_cache(MAX_OWNERS)(token_owner)
 
 
-@dataclass(frozen=True, slots=True)
-class Verified:
+class Verified(msgspec.Struct, frozen=True):
     """What is known of a token that is good."""
 
     owner: str
@@ -36,13 +41,19 @@ class Verified:
 
 def verify(token: bytes, keys: Keys, authorizer: Authorizer, *, now: float, skew_s: float = DEFAULT_SKEW_S) -> Verified:
     """Check `token` at the instant `now` (seconds since 1970). Raises TokenUnreadable, TokenRefused, UnknownKey."""
-    form = jwt_form.read(token)
-    algorithm, kid = _check_header(form.header)
-    keys.check_signature(token, algorithm, kid)
-    claims = form.claims
-    jwt_claims.check_issuer(claims, keys.issuer)
-    expires_at = jwt_claims.check_times(claims, now=now, skew_s=skew_s)
-    jwt_claims.check_rules(authorizer, claims)
+    header, body, signature = jwt_form.split(token)
+    signed = token[: -len(signature) - 1]
+    signers = keys.signers_by_header(header)
+    if signers is not None:
+        claims = jwt_form.read_object(body, "claims")
+        signers.check(signed, signature)
+    else:
+        said = jwt_form.read_object(header, "header")
+        claims = jwt_form.read_object(body, "claims")
+        signers = keys.signers(*_check_header(said))
+        signers.check(signed, signature)
+        keys.remember_header(header, signers)
+    expires_at = jwt_claims.check(claims, keys.issuer, authorizer, now=now, skew_s=skew_s)
     return Verified(_owner(keys.issuer, claims, token), expires_at)
 
 
@@ -69,4 +80,4 @@ def _owner(issuer: str, claims: dict[str, Any], token: bytes) -> str:
     """Without `sub` a token speaks for its client; without that, too, for nobody but whoever holds this very token."""
     found = jwt_claims.subject(claims)
     kind, value = found or ("token", hashlib.sha256(token).hexdigest())
-    return token_owner(issuer, kind, value)
+    return (_known_owner if len(value) <= MAX_SUBJECT_LENGTH else token_owner)(issuer, kind, value)

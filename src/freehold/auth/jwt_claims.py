@@ -7,7 +7,7 @@ than its rule wants meets nothing, and an authorizer without a rule lets nobody 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
@@ -18,6 +18,7 @@ DEFAULT_SKEW_S: Final = 10.0
 """How far the issuer's clock may be from ours."""
 _LAST_INSTANT: Final = 10**13
 """No date of anybody's, and still a number that can be calculated with. (Not a number is not below it, either.)"""
+_NUMBERS: Final = (int, float)
 
 Claims = Mapping[str, Any]
 
@@ -45,33 +46,27 @@ class Authorizer(msgspec.Struct, frozen=True):
     """What clients are told to ask for: `scopes`, by advertisedScopeMapping."""
 
 
-def check_times(claims: Claims, *, now: float, skew_s: float) -> float:
-    """When the token expires. Raises TokenRefused when it has, is not valid yet, or does not say."""
-    expires_at = _instant(claims, "exp")
-    if expires_at is None:
+def check(claims: Claims, issuer: str, authorizer: Authorizer, *, now: float, skew_s: float) -> float:
+    """When a token with these claims expires. Raises TokenRefused unless it is of `issuer`, to the letter, within its
+    time, and meets every rule that is set."""
+    if claims.get("iss") != issuer:
+        raise TokenRefused("iss is not the issuer of the discovery document")
+    value = claims.get("exp")
+    if value is None:
         raise TokenRefused("exp is missing")
+    expires_at = _instant("exp", value)
     if now >= expires_at + skew_s:
         raise TokenRefused("exp is in the past")
     for name in ("nbf", "iat"):
-        instant = _instant(claims, name)
-        if instant is not None and now < instant - skew_s:
+        value = claims.get(name)
+        if value is not None and now < _instant(name, value) - skew_s:
             raise TokenRefused(f"{name} is in the future")
-    return expires_at
-
-
-def check_issuer(claims: Claims, issuer: str) -> None:
-    """Raise TokenRefused unless the token's issuer is `issuer`, to the letter."""
-    if claims.get("iss") != issuer:
-        raise TokenRefused("iss is not the issuer of the discovery document")
-
-
-def check_rules(authorizer: Authorizer, claims: Claims) -> None:
-    """Raise TokenRefused unless every rule that is set is met; it names all that are not."""
     if not (authorizer.audiences or authorizer.clients or authorizer.scopes or authorizer.claims):
         raise TokenRefused("the authorizer has no rule")
-    failed = list(_failed(authorizer, claims))
+    failed = _failed(authorizer, claims)
     if failed:
         raise TokenRefused(*(check for check, _ in failed), message=" ".join(told for _, told in failed))
+    return expires_at
 
 
 def subject(claims: Claims) -> tuple[str, str] | None:
@@ -88,18 +83,20 @@ def subject(claims: Claims) -> tuple[str, str] | None:
     return None
 
 
-def _failed(authorizer: Authorizer, claims: Claims) -> Iterator[tuple[str, str]]:
-    """For each rule that is not met: what the log says, and what the caller is told."""
+def _failed(authorizer: Authorizer, claims: Claims) -> list[tuple[str, str]]:
+    """For each rule that is set and not met: what the log says, and what the caller is told."""
+    failed: list[tuple[str, str]] = []
     if authorizer.audiences and set(_strings(claims.get("aud"))).isdisjoint(authorizer.audiences):
-        yield "aud", _mismatch("aud")
+        failed.append(("aud", _mismatch("aud")))
     # AWS looks at client_id alone: not at azp, cid or appid (spec section 4.1).
     if authorizer.clients and claims.get("client_id") not in authorizer.clients:
-        yield "client_id", _mismatch("client_id")
+        failed.append(("client_id", _mismatch("client_id")))
     if authorizer.scopes and _scopes(claims).isdisjoint(authorizer.scopes):
-        yield "scope", _mismatch("scope")
+        failed.append(("scope", _mismatch("scope")))
     for rule in authorizer.claims:
         if not _holds(rule, claims):
-            yield f"custom claim {rule.name}", f"Authorization denied: claim '{rule.name}' does not match."
+            failed.append((f"custom claim {rule.name}", f"Authorization denied: claim '{rule.name}' does not match."))
+    return failed
 
 
 def _mismatch(name: str) -> str:
@@ -130,11 +127,8 @@ def _strings(value: Any) -> list[str]:
     return []
 
 
-def _instant(claims: Claims, name: str) -> float | None:
-    """A NumericDate. Raises TokenRefused for what is none."""
-    value = claims.get(name)
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= _LAST_INSTANT:
+def _instant(name: str, value: Any) -> float:
+    """A NumericDate, as JSON has it. Raises TokenRefused for what is none."""
+    if type(value) not in _NUMBERS or not abs(value) <= _LAST_INSTANT:
         raise TokenRefused(f"{name} is no date")
     return value

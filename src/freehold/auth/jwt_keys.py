@@ -1,8 +1,8 @@
 """An issuer's public keys: which of what it publishes can be used, which key a token is checked with, and the check.
 
-For: control, which reads key sets (`read_key_set`), and gateway workers, which check signatures (`Keys`). Pure. Not for
-fetching. Invariant: only a public key that its issuer publishes for signatures, and that is strong enough, verifies
-anything, with an algorithm for keys of its kind: no shared secret, no key that comes with the token.
+For: control, which reads key sets (`read_key_set`), and gateway workers, which check signatures (`Keys`, `Signers`).
+Pure. Not for fetching. Invariant: only a public key that its issuer publishes for signatures, and that is strong
+enough, verifies anything, with an algorithm for keys of its kind: no shared secret, no key that comes with the token.
 
 Sources: RFC 7515, 7517, 7518, 8037, 9864. The arithmetic is joserfc's.
 """
@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, Final, cast
 
 import msgspec
+from cryptography.exceptions import InvalidSignature
 from joserfc import errors as jose
 from joserfc import jwk, jws
 
@@ -40,6 +42,9 @@ MAX_KEYS: Final = 64
 MAX_KID_LENGTH: Final = 256
 MAX_TRIES: Final = 8
 """Keys that may fit one token."""
+MAX_REMEMBERED: Final = 32
+MAX_REMEMBERED_BYTES: Final = 512
+"""Of headers that are remembered with a set."""
 
 
 class UnusableKeySet(Exception):
@@ -141,10 +146,61 @@ def _import(key: PublicKey) -> jwk.Key:
 # -- checking signatures ------------------------------------------------------------------------------------------
 
 
+class Signers:
+    """Those of an issuer's keys that may have signed a token with a certain header."""
+
+    __slots__ = ("_algorithm", "_checks", "_is_named", "_kid")
+
+    def __init__(self, algorithm: str, kid: str | None, fitting: Iterable[jwk.Key], *, is_named: bool) -> None:
+        """Those that fit; `is_named` says whether any of the issuer's are named `kid`."""
+        self._algorithm = algorithm
+        self._kid = kid
+        self._checks = [_check_with(key, algorithm) for key in fitting]
+        self._is_named = is_named
+
+    def check(self, message: bytes, encoded: bytes) -> None:
+        """Raise TokenRefused unless one of them made the signature `encoded`; UnknownKey if one that is not known may
+        have."""
+        if self._checks:
+            try:
+                signature = jwt_form.decode(encoded, "signature")
+            except TokenUnreadable:
+                pass  # it is wrong
+            else:
+                for is_signed in self._checks:
+                    if is_signed(message, signature):
+                        return
+        wanted = hashlib.sha256(repr((self._algorithm, self._kid)).encode()).digest()
+        if self._kid is None:
+            raise UnknownKey("no key made the signature", wanted=wanted)
+        if not self._is_named:
+            raise UnknownKey("kid names no key of the issuer", wanted=wanted)
+        raise TokenRefused("signature is wrong" if self._checks else "the key that kid names is not for alg")
+
+
+def _check_with(key: jwk.Key, algorithm: str) -> Callable[[bytes, bytes], bool]:
+    """Whether `key`, which fits, made the signature of a message. joserfc does not read the token: that is done."""
+    model: Any = jws.JWSRegistry.algorithms[algorithm]
+    model.check_key(key)
+    if not isinstance(key, jwk.RSAKey):
+        return partial(model.verify, key=key)
+    # As joserfc does it, with what it looks up and makes for each signature made once.
+    verify, padding, digest = key.get_op_key("verify").verify, model.padding, model.hash_alg()
+
+    def is_signed(message: bytes, signature: bytes) -> bool:
+        try:
+            verify(signature, message, padding, digest)
+        except InvalidSignature:
+            return False
+        return True
+
+    return is_signed
+
+
 class Keys:
     """One generation of an issuer's keys, ready for use."""
 
-    __slots__ = ("_by_kid", "_keys", "generation", "issuer")
+    __slots__ = ("_by_kid", "_headers", "_keys", "generation", "issuer", "signers_by_header")
 
     def __init__(self, issuer: str, generation: str, keys: Iterable[PublicKey]) -> None:
         """Raises ValueError for a key that `read_key_set` would not have let through."""
@@ -155,9 +211,12 @@ class Keys:
         for entry in self._keys:
             if entry[0].kid is not None:
                 self._by_kid.setdefault(entry[0].kid, []).append(entry)
+        self._headers: dict[bytes, Signers] = {}
+        """By headers of good tokens, as sent: an issuer's are nearly all the same."""
+        self.signers_by_header: Final = self._headers.get
 
-    def check_signature(self, token: bytes, algorithm: str, kid: str | None) -> None:
-        """Raise TokenRefused unless one of these keys signed `token` with `algorithm`; UnknownKey if another may have.
+    def signers(self, algorithm: str, kid: str | None) -> Signers:
+        """Who may have signed a token whose header says this. Raises TokenRefused.
 
         A token that names a key is checked with keys of that name alone, whatever it names. One that names none is
         checked with every key that its algorithm fits. In either case there are at most MAX_TRIES, or it is refused.
@@ -166,26 +225,11 @@ class Keys:
         fitting = [key for public, key in named if algorithm in public.algorithms]
         if len(fitting) > MAX_TRIES:
             raise TokenRefused("too many keys fit the token")
-        if fitting and _is_signed(token, algorithm, fitting):
-            return
-        wanted = hashlib.sha256(repr((algorithm, kid)).encode()).digest()
-        if kid is None:
-            raise UnknownKey("no key made the signature", wanted=wanted)
-        if not named:
-            raise UnknownKey("kid names no key of the issuer", wanted=wanted)
-        raise TokenRefused("signature is wrong" if fitting else "the key that kid names is not for alg")
+        return Signers(algorithm, kid, fitting, is_named=bool(named))
 
-
-def _is_signed(token: bytes, algorithm: str, keys: Iterable[jwk.Key]) -> bool:
-    """Whether one of `keys`, all of which fit, made the signature. joserfc does not read the token: that is done."""
-    message, _, encoded = token.rpartition(b".")
-    verifier = jws.JWSRegistry.algorithms[algorithm]
-    try:
-        signature = jwt_form.decode(encoded, "signature")
-    except TokenUnreadable:
-        return False
-    for key in keys:
-        verifier.check_key(key)
-        if verifier.verify(message, signature, key):
-            return True
-    return False
+    def remember_header(self, header: bytes, signers: Signers) -> None:
+        """A token with this header was signed by one of `signers`."""
+        if len(header) <= MAX_REMEMBERED_BYTES:
+            if len(self._headers) >= MAX_REMEMBERED:
+                self._headers.clear()
+            self._headers[header] = signers

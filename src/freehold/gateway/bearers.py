@@ -11,7 +11,8 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Sequence
-from datetime import datetime
+from functools import cache, lru_cache
+from types import ModuleType
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 MAX_VERDICT_S: Final = 60.0
 MAX_VERDICTS: Final = 10_000
+MAX_PRINCIPALS: Final = 4096
 MAX_TOLD_BYTES: Final = 1536
 
 log = structlog.get_logger(__name__)
@@ -52,14 +54,14 @@ class Verdict:
 
 
 class Bearers:
-    """Checks tokens. `now` is the time of day; `clock` counts seconds."""
+    """Checks tokens. `now` is the time of day, in seconds since 1970; `clock` counts seconds."""
 
     def __init__(
         self,
         key_sets: KeySets,
         resources: Resources,
         *,
-        now: Callable[[], datetime],
+        now: Callable[[], float],
         skew_s: float = DEFAULT_SKEW_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -131,27 +133,29 @@ class Bearers:
         known = self._verdicts.get(told)
         if known is not None and self._clock() < known.good_until:
             return known
-        # Imported by now: there are keys.
-        from freehold.auth import jwt
-
-        try:
-            token = bearer.from_request([authorization], b"")
-            verified = jwt.verify(token, keys, authorizer, now=self._now().timestamp(), skew_s=self._skew_s)
-        except (TokenRefused, TokenUnreadable, SignatureRefused):
+        token = bearer.alone(authorization)
+        if token is None:
             return None
-        return self._admit(target, keys, told, verified)
+        now = self._now()
+        try:
+            verified = _jwt().verify(token, keys, authorizer, now=now, skew_s=self._skew_s)
+        except (TokenRefused, TokenUnreadable):
+            return None
+        return self._admit(target, keys, told, verified, now)
 
-    def _admit(self, target: Target, keys: Keys, told: tuple[str, str, bytes], verified: Verified) -> Verdict:
-        """What has been found out; remembered as long as it may be."""
-        left_s = max(0.0, min(MAX_VERDICT_S, verified.expires_at - self._now().timestamp()))
-        principal = Principal(target.named.account, "", verified.owner, by_token=True)
-        verdict = Verdict(principal, keys, self._clock() + left_s)
+    def _admit(
+        self, target: Target, keys: Keys, told: tuple[str, str, bytes], verified: Verified, now: float
+    ) -> Verdict:
+        """What has been found out at `now`; remembered as long as it may be."""
+        left_s = max(0.0, min(MAX_VERDICT_S, verified.expires_at - now))
+        verdict = Verdict(_principal(target.named.account, verified.owner), keys, self._clock() + left_s)
         if left_s:
-            self._verdicts.pop(told, None)
-            self._verdicts[told] = verdict
-            if len(self._verdicts) > MAX_VERDICTS:
+            verdicts = self._verdicts
+            verdicts.pop(told, None)
+            verdicts[told] = verdict
+            if len(verdicts) > MAX_VERDICTS:
                 # The oldest: none is remembered for long.
-                del self._verdicts[next(iter(self._verdicts))]
+                del verdicts[next(iter(verdicts))]
         return verdict
 
     async def _of_token(self, target: Target, token: bytes, sent: bytes) -> Principal:
@@ -163,19 +167,17 @@ class Bearers:
         if keys is None:
             keys = await self._key_sets.get(authorizer.key_set, _question(target))
         keys, verified = await self._verify(target, authorizer, keys, token)
-        return self._admit(target, keys, _told(authorizer, keys, sent), verified).principal
+        return self._admit(target, keys, _told(authorizer, keys, sent), verified, self._now()).principal
 
     async def _verify(self, target: Target, authorizer: Authorizer, keys: Keys, token: bytes) -> tuple[Keys, Verified]:
-        # Imported by now: there are keys.
-        from freehold.auth import jwt
-
+        jwt = _jwt()
         try:
-            return keys, jwt.verify(token, keys, authorizer, now=self._now().timestamp(), skew_s=self._skew_s)
+            return keys, jwt.verify(token, keys, authorizer, now=self._now(), skew_s=self._skew_s)
         except UnknownKey as unknown:
             newer = await self._key_sets.newer(authorizer.key_set, _question(target), keys, unknown.wanted)
             if newer is None:
                 raise
-        return newer, jwt.verify(token, newer, authorizer, now=self._now().timestamp(), skew_s=self._skew_s)
+        return newer, jwt.verify(token, newer, authorizer, now=self._now(), skew_s=self._skew_s)
 
     def _tell(
         self, exchange: Exchange, target: Target, refusal: TokenRefused | TokenUnreadable | SignatureRefused
@@ -191,6 +193,19 @@ class Bearers:
         )
         if isinstance(refusal, TokenRefused):
             exchange.also += lines_of([(b"www-authenticate", self._resources.challenge(target))])
+
+
+@cache
+def _jwt() -> ModuleType:
+    """Imported by now: there are keys."""
+    from freehold.auth import jwt
+
+    return jwt
+
+
+@lru_cache(MAX_PRINCIPALS)
+def _principal(account: str, owner: str) -> Principal:
+    return Principal(account, "", owner, by_token=True)
 
 
 def _told(authorizer: Authorizer, keys: Keys, sent: bytes) -> tuple[str, str, bytes]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Coroutine
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Final
 
 import msgspec
@@ -92,7 +92,7 @@ class DataPlane:
         region: str,
         public_url: str,
         jwt_skew_s: float,
-        now: Callable[[], datetime],
+        now: Callable[[], float],
         tracer: Tracer,
     ) -> None:
         self._directory = directory
@@ -104,7 +104,14 @@ class DataPlane:
         self._resources = Resources(public_url, region)
         self._bearers = Bearers(directory.key_sets, self._resources, now=now, skew_s=jwt_skew_s)
         self._callers = Callers(
-            directory, targets, self._bearers, limits=limits, spools=spools, sources=sources, region=region, now=now
+            directory,
+            targets,
+            self._bearers,
+            limits=limits,
+            spools=spools,
+            sources=sources,
+            region=region,
+            now=lambda: datetime.fromtimestamp(now(), UTC),
         )
         self._invocations = Invocations(
             callers=self._callers, directory=directory, claims=claims, sweeper=sweeper, limits=limits, tracer=tracer

@@ -11,7 +11,6 @@ import socket
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from functools import partial
 from typing import Any, Final
 
@@ -20,7 +19,6 @@ import structlog
 
 from freehold.auth.jwt_claims import DEFAULT_SKEW_S
 from freehold.control.protocol import GatewayCounts
-from freehold.domain.times import utc_now
 from freehold.gateway import dataplane, fast
 from freehold.gateway.bounds import GatewayLimits
 from freehold.gateway.claims import Claims
@@ -148,8 +146,8 @@ class Worker:
 
     `warden_path`, `feed_path` and `control_path` are the Unix sockets of the warden, of control's feed, and of
     control's HTTP server. `public_url` is where callers reach all workers: scheme and authority. `now` is the time of
-    day by which signatures and tokens are judged; `clock` counts seconds for everything else. `trusted_proxies` are
-    networks (`sources`); bodies are held in `spool_directory` (`spool`).
+    day, in seconds since 1970, by which signatures and tokens are judged; `clock` counts seconds for everything else.
+    `trusted_proxies` are networks (`sources`); bodies are held in `spool_directory` (`spool`).
     """
 
     def __init__(
@@ -164,7 +162,7 @@ class Worker:
         public_url: str = "",
         jwt_skew_s: float = DEFAULT_SKEW_S,
         watch: Watch | None = None,
-        now: Callable[[], datetime] = utc_now,
+        now: Callable[[], float] = time.time,
         limits: GatewayLimits | None = None,
         trusted_proxies: Sequence[str] = (),
         spool_directory: str | None = None,

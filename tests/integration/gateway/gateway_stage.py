@@ -11,7 +11,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -213,11 +212,11 @@ class Stage:
         self,
         directory: Path,
         limits: GatewayLimits | None = None,
-        now: Callable[[], datetime] | None = None,
+        now: Callable[[], float] = time.time,
         watch: Watch | None = None,
     ) -> None:
         self.directory = directory
-        self.now = now or (lambda: datetime.now(UTC))
+        self.now = now
         """The time of day by which the worker judges."""
         self.limits = limits or GatewayLimits()
         self.watch = watch

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from typing import Any
 
 import jwt_cases
@@ -54,7 +54,7 @@ def path_of(name: str, below: str = "invocations", query: str = "") -> str:
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     """One worker with all the runtimes of the table, at the table's instant."""
     directory = tmp_path_factory.mktemp("stage")
-    with Stage(directory, now=lambda: datetime.fromtimestamp(NOW, UTC)) as stage:
+    with Stage(directory, now=lambda: NOW) as stage:
         yield stage
 
 
@@ -287,7 +287,7 @@ def test_a_signature_never_reaches_an_agent_even_of_a_version_that_is_given_toke
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ):
     """A session may still run the version before: its contract counts for what is passed on."""
-    monkeypatch.setattr(stage, "now", lambda: datetime.now(UTC))
+    monkeypatch.setattr(stage, "now", time.time)
     stage.agent = echo_heads
     stage.contract(1)
     stage.warden.version = VERSIONS["clients"]

@@ -246,6 +246,74 @@ def test_every_flipped_bit_of_a_token_is_refused():
                 jwt.verify(bytes(flipped), KEYS, authorizer("clients"), now=NOW)
 
 
+# -- headers that were seen before --------------------------------------------------------------------------------
+
+
+def seen_by(*cases: Case) -> Keys:
+    """Keys that have found the tokens of these to be good."""
+    keys = keys_of(jwt_cases.KEY_SET)
+    for case in cases:
+        jwt.verify(case.token().encode(), keys, authorizer(case.runtime), now=NOW)
+    return keys
+
+
+GOOD_HEADERS: tuple[dict[str, Any], ...] = (
+    {},
+    {"typ": None},
+    {"typ": "at+jwt"},
+    {"kid": None},
+    *({"alg": name} for name in ("RS384", "RS512", "PS256", "PS384", "PS512")),
+)
+
+
+def told_of(token: bytes, case: Case, keys: Keys) -> object:
+    try:
+        return jwt.verify(token, keys, authorizer(case.runtime), now=NOW)
+    except FreeholdError as error:
+        return type(error), error.message, getattr(error, "checks", ()), getattr(error, "wanted", None)
+
+
+def test_a_header_of_a_good_token_changes_nothing_for_another_token():
+    seen = seen_by(*(Case("", header=header) for header in GOOD_HEADERS))
+    for case in (*ATTACKS, *NEAR_MISSES):
+        for name, value in case.headers():
+            if name.lower() == "authorization" and value.lower().startswith("bearer "):
+                token = value.split()[-1].encode()
+                assert told_of(token, case, seen) == told_of(token, case, keys_of(jwt_cases.KEY_SET)), case.name
+
+
+def test_a_signature_is_checked_though_its_header_was_seen():
+    keys = seen_by(Case(""))
+    good = Case("", claims={"sub": "user-2"})
+    assert told_of(good.token().encode(), good, keys) == jwt.verify(
+        good.token().encode(), keys_of(jwt_cases.KEY_SET), authorizer("clients"), now=NOW
+    )
+    for forged in (
+        Case("", signer="rsa/stranger"),
+        Case("", claims={"sub": "admin"}, signer="rsa-2"),
+        Case("", alter=lambda token: token.rpartition(".")[0] + "."),
+        Case("", alter=jwt_cases.flipped(2, 0)),
+        Case("", alter=jwt_cases.flipped(1, 9)),
+    ):
+        with pytest.raises((TokenRefused, TokenUnreadable)):
+            jwt.verify(forged.token().encode(), keys, authorizer("clients"), now=NOW)
+
+
+def test_only_headers_of_tokens_that_a_key_of_the_set_signed_are_remembered():
+    keys = seen_by()
+    for case in (Case("", signer="rsa/stranger"), Case("", header={"alg": "none"}), Case("", header={"crit": ["x"]})):
+        with pytest.raises(TokenRefused):
+            jwt.verify(case.token().encode(), keys, authorizer("clients"), now=NOW)
+    assert not keys._headers
+
+
+def test_few_headers_are_remembered_and_no_long_ones():
+    many = [Case("", header={"kid": None, "alg": "ES256", "n": n}, signer="es256") for n in range(100)]
+    keys = seen_by(*many, Case("", header={"x": "x" * jwt_keys.MAX_REMEMBERED_BYTES}))
+    assert 0 < len(keys._headers) <= jwt_keys.MAX_REMEMBERED
+    assert all(len(header) <= jwt_keys.MAX_REMEMBERED_BYTES for header in keys._headers)
+
+
 # -- WebSockets ---------------------------------------------------------------------------------------------------
 
 

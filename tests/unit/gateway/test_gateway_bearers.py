@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
 from typing import Any
 
 import jwt_cases
@@ -17,7 +16,7 @@ from freehold.auth import jwt
 from freehold.auth.jwt_refusals import TokenRefused
 from freehold.control import protocol
 from freehold.control.protocol import Contract, EndpointRoute, GetKeySet, NoKeySet
-from freehold.domain.errors import Unavailable
+from freehold.domain.errors import FreeholdError, Unavailable
 from freehold.domain.principals import Principal
 from freehold.domain.runtimes import ServerProtocol
 from freehold.gateway import bearers, contracts
@@ -41,7 +40,7 @@ class Stand:
         self.bearers = Bearers(
             self.key_sets,
             Resources("https://agents.example", "eu-central-1"),
-            now=lambda: datetime.fromtimestamp(self.now, UTC),
+            now=lambda: self.now,
             clock=lambda: self.now,
         )
 
@@ -152,6 +151,48 @@ async def test_no_more_verdicts_are_remembered_than_a_bound(stand: Stand):
         assert len(stand.bearers._verdicts) == 3
     finally:
         bearers.MAX_VERDICTS = before  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@in_loop
+async def test_whoever_is_known_at_once_is_whom_the_long_check_knows(stand: Stand):
+    await stand.check()
+    known = 0
+    for case in (*jwt_cases.NEAR_MISSES, *jwt_cases.ATTACKS):
+        sent = case.headers()
+        if len(sent) != 1 or sent[0][0].lower() != "authorization" or case.query:
+            continue
+        at_once = stand.bearers.at_once(target(case.runtime, "one"), sent[0][1].encode())
+        try:
+            checked = await stand.check(case)
+        except FreeholdError:
+            checked = None
+        if at_once is not None:
+            assert at_once.principal == checked, case.name
+            known += 1
+    assert known > len(jwt_cases.NEAR_MISSES) / 2
+
+
+@in_loop
+async def test_a_header_with_anything_but_a_token_in_it_is_left_to_the_long_check(stand: Stand):
+    await stand.check()
+    token = Case("", claims={"sub": "another"}).token().encode()
+    assert stand.bearers.at_once(target("clients", "one"), b"Bearer " + token) is not None
+    for odd in (
+        b"Bearer  " + token,
+        b"Bearer " + token + b" ",
+        b"bearer " + token,
+        b" Bearer " + token,
+        b"Bearer\t" + token,
+        b"Bearer " + token + b"=",
+        b"Bearer " + token + b" x",
+        b"Bearer " + token + b"," + token,
+        b"DPoP " + token,
+        b"Bearer ",
+        b"Bearer",
+        b"",
+        token,
+    ):
+        assert stand.bearers.at_once(target("clients", "one"), odd) is None, odd
 
 
 @in_loop
