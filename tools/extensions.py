@@ -18,6 +18,10 @@ import sysconfig
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from setuptools import Extension
 
 CHOICE = "FREEHOLD_COMPILE"
 """auto (the default): compile where that is possible. always: or fail. never."""
@@ -25,6 +29,8 @@ SOURCES = ("*.pyx", "*.pxd")
 DIRECTIVES = {"language_level": 3}
 COMPILE = ["-O3", "-g0", "-fno-semantic-interposition", "-fvisibility=hidden"]
 """After what Python was built with. Not for this machine's processor alone: wheels are carried to others."""
+_COMPILES_NOTHING = 3
+"""The exit status that says that it is not our sources that the compiler fails on."""
 _FLAGS = ("CC", "CFLAGS", "CPPFLAGS", "LDFLAGS", "LDSHARED")
 
 
@@ -54,18 +60,12 @@ def build(root: Path, into: Path, *, python: str, environment: Mapping[str, str]
     if choice == "never":
         raise NotCompiled(f"in pure Python, as {CHOICE}=never wants")
     try:
-        compiler = _find_compiler(environment)
+        _run_compiler(root, into, _find_compiler(environment), python, environment)
     except _NoCompiler as missing:
         told = f"{missing} ({missing.remedy})"
         if choice == "always":
             raise CompilationFailed(f"can't compile, as {CHOICE}=always wants: {told}") from None
         raise NotCompiled(f"in pure Python, which is slower: {told}") from None
-    # A process of its own: setuptools changes the one it is imported into. -P: what is beside this file is no library.
-    command = [python, "-P", str(Path(__file__).resolve()), str(root), str(into)]
-    done = _run(command, dict(environment) | {"CC": compiler})
-    if done.returncode != 0:
-        words = f"{done.stdout}\n{done.stderr}".strip()
-        raise CompilationFailed(f"can't compile ({CHOICE}=never does without):\n{words}")
     return [path.relative_to(into) for path in sorted(into.rglob("*.so"))]
 
 
@@ -127,8 +127,7 @@ def _fingerprint(root: Path, environment: Mapping[str, str]) -> str:
 
 
 def _find_compiler(environment: Mapping[str, str]) -> str:
-    """The command that compiles, tried out: a compiler may be there without C's headers, or not take the flags of the
-    one that Python was built with. Raises _NoCompiler."""
+    """The command that compiles. Raises _NoCompiler."""
     named = environment.get("CC", "").strip()
     candidates = [named] if named else [sysconfig.get_config_var("CC") or "cc", "cc", "gcc", "clang"]
     path = environment.get("PATH", os.defpath)
@@ -138,21 +137,25 @@ def _find_compiler(environment: Mapping[str, str]) -> str:
     headers = sorted({sysconfig.get_path("include"), sysconfig.get_path("platinclude")})
     if not any((Path(place) / "Python.h").is_file() for place in headers):
         raise _NoCompiler(f"there is no Python.h in {headers[0]}")
-    with tempfile.TemporaryDirectory() as place:
-        trial = Path(place) / "trial.c"
-        trial.write_text("#include <Python.h>\n")
-        command = [*shlex.split(found), *shlex.split(sysconfig.get_config_var("CFLAGS") or ""), *COMPILE]
-        command += ["-fPIC", "-shared", *(f"-I{header}" for header in headers)]
-        done = _run([*command, str(trial), "-o", str(trial.with_suffix(".so"))], environment)
-    if done.returncode != 0:
-        raise _NoCompiler(f"{found!r} compiles nothing here: {(done.stderr.splitlines() or [''])[0]}")
     return found
 
 
-def _run(command: list[str], environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command, check=False, capture_output=True, text=True, env=dict(environment), stdin=subprocess.DEVNULL
+def _run_compiler(root: Path, into: Path, compiler: str, python: str, environment: Mapping[str, str]) -> None:
+    # A process of its own: setuptools changes the one it is imported into. -P: what is beside this file is no library.
+    command = [python, "-P", str(Path(__file__).resolve()), str(root), str(into)]
+    done = subprocess.run(
+        command,
+        check=False,
+        capture_output=True,
+        text=True,
+        env=dict(environment) | {"CC": compiler},
+        stdin=subprocess.DEVNULL,
     )
+    words = f"{done.stdout}\n{done.stderr}".strip()
+    if done.returncode == _COMPILES_NOTHING:
+        raise _NoCompiler(f"{compiler!r} compiles nothing here: {words.partition(chr(10))[0]}")
+    if done.returncode != 0:
+        raise CompilationFailed(f"can't compile ({CHOICE}=never does without):\n{words}")
 
 
 # -- run by the Python that has Cython and setuptools -------------------------------------------------------------
@@ -161,9 +164,11 @@ def _run(command: list[str], environment: Mapping[str, str]) -> subprocess.Compl
 def _compile(root: Path, into: Path) -> None:
     from Cython.Build import cythonize
     from Cython.Compiler.Errors import CompileError as NotTranslated
-    from setuptools import Distribution, Extension
+    from setuptools import Extension
     from setuptools.errors import CCompilerError
 
+    if not _compiles():
+        sys.exit(_COMPILES_NOTHING)
     # Paths that are told to Cython stand in tracebacks and in the file: they are the project's.
     os.chdir(root)
     extensions = [
@@ -184,13 +189,36 @@ def _compile(root: Path, into: Path) -> None:
                 force=True,
                 quiet=True,
             )
-            command = Distribution({"name": "freehold", "ext_modules": translated}).get_command_obj("build_ext")
-            command.build_lib, command.build_temp = str(into), place
-            command.ensure_finalized()
-            command.run()
+            _build_ext(translated, into)
         except (NotTranslated, CCompilerError):
             # They have printed what is wrong.
             sys.exit(1)
+
+
+def _compiles() -> bool:
+    """Whether the compiler does anything at all: it may lack C's headers, or refuse the flags of the one that Python
+    was built with."""
+    from setuptools import Extension
+    from setuptools.errors import CCompilerError
+
+    with tempfile.TemporaryDirectory() as place:
+        trial = Path(place) / "trial.c"
+        trial.write_text("#include <Python.h>\n\nPyMODINIT_FUNC PyInit_trial(void) { return NULL; }\n")
+        try:
+            _build_ext([Extension("trial", [str(trial)], extra_compile_args=COMPILE)], Path(place))
+        except CCompilerError:
+            return False
+        return bool(list(Path(place).glob("*.so")))
+
+
+def _build_ext(extensions: list[Extension], into: Path) -> None:
+    from setuptools import Distribution
+
+    command = Distribution({"name": "freehold", "ext_modules": extensions}).get_command_obj("build_ext")
+    with tempfile.TemporaryDirectory() as place:
+        command.build_lib, command.build_temp = str(into), place
+        command.ensure_finalized()
+        command.run()
 
 
 if __name__ == "__main__":

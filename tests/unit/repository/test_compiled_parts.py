@@ -115,7 +115,9 @@ def test_a_wheel_holds_what_was_compiled_and_names_its_platform(tmp_path: Path):
     assert {path.name for path in (root / "src").rglob("quick*")} == {"quick.pyi", "quick.pyx"}
 
 
-@pytest.mark.parametrize("environment", [NOWHERE, {"CC": "false"}, {"FREEHOLD_COMPILE": "never"}], ids=str)
+@pytest.mark.parametrize(
+    "environment", [NOWHERE, {"CC": "false"}, {"CC": "true"}, {"FREEHOLD_COMPILE": "never"}], ids=str
+)
 def test_a_wheel_without_a_compiler_is_pure_and_says_so(tmp_path: Path, environment: dict[str, str]):
     done = hatchling(project(tmp_path), "build_wheel", **environment)
     assert done.returncode == 0
