@@ -8,6 +8,7 @@ The corpora are in tests/data/fuzz, one input a line; the suite replays them.
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 import re
 from collections.abc import Callable, Iterable
@@ -16,10 +17,11 @@ from typing import Any, Final
 
 import h11
 import wire_corpus
+from short_way import TRACED, USUAL, World, same
 from websockets.protocol import CLIENT, OPEN, SERVER, Protocol
 from wire_parts import FakeHost, FakeTransport
 
-from freehold.gateway import framing, heads
+from freehold.gateway import fast, framing, heads
 from freehold.gateway.connection import ClientConnection
 from freehold.gateway.exchange import Exchange
 from freehold.gateway.upstream import Upstream
@@ -363,12 +365,27 @@ def _same(what: str, ours: Any, theirs: Any) -> None:
 
 _LOOP: Final = asyncio.new_event_loop()
 
+# -- the short way ---------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def _both_forms() -> tuple[World, World]:
+    return World(fast.load()), World(None)
+
+
+def short_way(data: bytes) -> None:
+    """A request of a session in use: the compiled form takes it as the one in Python does. Where there is only that,
+    nothing is compared."""
+    same(_both_forms(), data)
+
+
 TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
     "request_head": request_head,
     "chunks": chunks,
     "client_connection": client_connection,
     "agent_connection": agent_connection,
     "frames": frames,
+    "short_way": short_way,
 }
 
 
@@ -413,5 +430,7 @@ def seeds(target: str) -> list[bytes]:
             return answers
         case "frames":
             return _frame_seeds()
+        case "short_way":
+            return [USUAL, TRACED, *requests]
         case _:
             return [data if data[:1].isupper() else b"POST / HTTP/1.1\r\nHost: a\r\n" + data for data in requests]

@@ -235,6 +235,9 @@ class Reader:
         ):
             if len(memory) >= most:
                 memory.clear()
-        shape = self._shapes[as_sent] = Shape(as_sent)
-        self.first_lines[line] = FirstLine(head, shape)
+        # What is remembered stays the same object: seats are found by it.
+        shape = self._shapes.get(as_sent)
+        if shape is None:
+            shape = self._shapes[as_sent] = Shape(as_sent)
+        self.first_lines.setdefault(line, FirstLine(head, shape)).shape = shape
         self.hosts.add(host)

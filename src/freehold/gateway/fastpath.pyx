@@ -332,6 +332,7 @@ cdef class FastPassages:
             sight = view.compiled = Sight(view)
         seat = seats.of(sight.key(first, values))
         if seat is None:
+            self._line = b""  # what is known of it may have been forgotten, and learnt anew
             return False
         place = seat.compiled
         if place is None:
