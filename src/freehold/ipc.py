@@ -8,11 +8,13 @@ to exactly one receiver or closed here.
 
 from __future__ import annotations
 
+import array
 import asyncio
 import contextlib
 import itertools
 import os
 import socket
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
@@ -48,6 +50,7 @@ Fds = Sequence[int]
 Handler = Callable[["Peer", Any, list[int]], Awaitable["Body | tuple[Body, Fds] | None"]]
 """Answers one message. What it gets in the list it owns; descriptors it returns are closed once they are sent."""
 
+_DESCRIPTORS_BYTES = socket.CMSG_LEN(MAX_DESCRIPTORS * array.array("i").itemsize)
 _encoder = msgspec.msgpack.Encoder()
 
 
@@ -100,15 +103,19 @@ class Peer:
         future: asyncio.Future[tuple[Any, list[int]]] = self._loop.create_future()
         self._waiting[call_id] = future
         self._send(call_id, 0, body, fds)
+        # A timer of the loop's costs a fourth of asyncio.timeout, which is felt where there are many calls.
+        timer = None if timeout_s is None else self._loop.call_later(timeout_s, _give_up, future)
         try:
-            async with asyncio.timeout(timeout_s):
-                reply, received = await future
+            reply, received = await future
         except BaseException:
             # Given up. A reply that has come already is dropped here, one that comes later in _dispatch.
             self._waiting.pop(call_id, None)
             if future.done() and not future.cancelled() and future.exception() is None:
                 close_all(future.result()[1])
             raise
+        finally:
+            if timer is not None:
+                timer.cancel()
         if isinstance(reply, Failure):
             close_all(received)
             raise decode_failure(reply)
@@ -129,7 +136,10 @@ class Peer:
 
     def _try_send(self, data: bytes, fds: tuple[int, ...]) -> bool:
         try:
-            socket.send_fds(self._sock, [data], list(fds))
+            if fds:
+                socket.send_fds(self._sock, [data], fds)
+            else:
+                self._sock.send(data)
         except (BlockingIOError, InterruptedError):
             return False
         except OSError:
@@ -150,30 +160,32 @@ class Peer:
     # -- receiving -------------------------------------------------------------------------------------------
 
     def _readable(self) -> None:
-        for _ in range(32):  # then let others have the loop
-            if self.closed:
-                return
-            try:
-                data, fds, flags, _address = socket.recv_fds(
-                    self._sock, MAX_MESSAGE_BYTES, MAX_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC
-                )
-            except (BlockingIOError, InterruptedError):
-                return
-            except OSError:
-                self.close()
-                return
-            if not data or flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
-                close_all(fds)
-                self.close()
-                return
-            try:
-                call_id, reply_to, body = self._incoming.decode(data)
-            except msgspec.DecodeError:
-                log.exception("ipc.unreadable_message")
-                close_all(fds)
-                self.close()
-                return
-            self._dispatch(call_id, reply_to, body, fds)
+        # One message: if there are more the loop calls again, which costs less than to be told that there are none.
+        if self.closed:
+            return
+        try:
+            # socket.recv_fds leaves out the flags that it is given.
+            data, ancillary, flags, _address = self._sock.recvmsg(
+                MAX_MESSAGE_BYTES, _DESCRIPTORS_BYTES, socket.MSG_CMSG_CLOEXEC
+            )
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            self.close()
+            return
+        fds = _descriptors(ancillary)
+        if not data or flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+            close_all(fds)
+            self.close()
+            return
+        try:
+            call_id, reply_to, body = self._incoming.decode(data)
+        except msgspec.DecodeError:
+            log.exception("ipc.unreadable_message")
+            close_all(fds)
+            self.close()
+            return
+        self._dispatch(call_id, reply_to, body, fds)
 
     def _dispatch(self, call_id: int, reply_to: int, body: Any, fds: list[int]) -> None:
         if reply_to:
@@ -228,6 +240,19 @@ class Peer:
             self._on_close(self)
 
 
+def _give_up(future: asyncio.Future[Any]) -> None:
+    if not future.done():
+        future.set_exception(TimeoutError())
+
+
+def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
+    fds = array.array("i")
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
+    return fds.tolist()
+
+
 class Link:
     """A client's lasting connection to a server process: made anew whenever it breaks.
 
@@ -263,14 +288,16 @@ class Link:
 
     async def call(self, body: Body, fds: Fds = (), *, timeout_s: float = 10.0) -> tuple[Any, list[int]]:
         """As Peer.call, but waits within `timeout_s` for the connection when there is none."""
-        deadline = asyncio.get_running_loop().time() + timeout_s
         try:
-            async with asyncio.timeout_at(deadline):
-                await self._up.wait()
-                peer = self._peer
-                if peer is None:
-                    raise errors.Unavailable("the other process has gone")
-                return await peer.call(body, fds)
+            if not self._up.is_set():
+                begun = time.monotonic()
+                async with asyncio.timeout(timeout_s):
+                    await self._up.wait()
+                timeout_s -= time.monotonic() - begun
+            peer = self._peer
+            if peer is None:
+                raise errors.Unavailable("the other process has gone")
+            return await peer.call(body, fds, timeout_s=timeout_s)
         except TimeoutError:
             raise errors.Unavailable("the other process does not answer") from None
 

@@ -107,6 +107,40 @@ def test_a_reply_that_comes_after_its_caller_gave_up_leaves_no_descriptor_open(t
     with_server(test, tmp_path, slow)
 
 
+def test_a_call_that_is_not_answered_in_time_fails_and_its_reply_leaves_no_descriptor_open(tmp_path):
+    async def test(link, _serving, _listener):
+        await link.call(Ask("warm"))
+        before = open_descriptors()
+        with pytest.raises(errors.Unavailable):
+            await link.call(Ask("hang"), timeout_s=0.01)
+        assert (await link.call(Ask("goes on")))[0].text == "goes on 0"
+        assert open_descriptors() == before
+
+    with_server(test, tmp_path)
+
+
+def test_a_call_waits_for_the_connection_no_longer_than_for_its_reply(tmp_path):
+    async def test():
+        link = ipc.Link(str(tmp_path / "nobody.sock"), REPLIES)
+        try:
+            async with asyncio.timeout(10):
+                with pytest.raises(errors.Unavailable):
+                    await link.call(Ask("hello"), timeout_s=0.01)
+        finally:
+            await link.aclose()
+
+    asyncio.run(test())
+
+
+def test_what_is_received_is_not_handed_down_to_programs_that_are_started(tmp_path):
+    async def test(link, _serving, _listener):
+        _, fds = await link.call(Ask("some", sockets=2))
+        assert [os.get_inheritable(fd) for fd in fds] == [False, False]
+        ipc.close_all(fds)
+
+    with_server(test, tmp_path)
+
+
 def test_an_error_of_the_domain_arrives_as_itself_with_its_details(tmp_path):
     async def test(link, _serving, _listener):
         with pytest.raises(errors.NotFound, match="nothing called that"):
