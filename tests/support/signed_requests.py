@@ -80,10 +80,19 @@ class _TokenOutside(botocore.auth.SigV4QueryAuth):
         request.url += "&X-Amz-Security-Token=" + botocore.auth.quote(token, safe="")
 
 
+class _OfTheBody(botocore.auth.SigV4Auth):
+    """Signs the body's own hash, whatever the header says it is."""
+
+    def canonical_request(self, request: Any) -> str:
+        told, _, _ = super().canonical_request(request).rpartition("\n")
+        return f"{told}\n{sha256(request.body)}"
+
+
 SIGNERS: Final = {
     "header": botocore.auth.SigV4Auth,
     "query": botocore.auth.SigV4QueryAuth,
     "unsorted": _AsGiven,
+    "of the body": _OfTheBody,
     "book": _AsTheBookHasIt,
     "token outside": _TokenOutside,
 }

@@ -93,6 +93,7 @@ ATTACKS: Final = (
         ),
         WRONG,
     ),
+    Case("a true signature beside another hash", {"form": "of the body", "claimed": sha256(b"{}")}, (), WRONG),
     Case("a hash that was not signed", {}, (("add", "x-amz-content-sha256", sha256(BODY)),), INCOMPLETE),
     Case("a hash twice", CLAIMED, (("again", "X-Amz-Content-SHA256"),), INCOMPLETE),
     Case("the hash of nothing for a body", {"claimed": sha256(b"")}, (), WRONG),

@@ -16,6 +16,7 @@ import functools
 import hmac
 import re
 from collections import OrderedDict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
@@ -23,6 +24,7 @@ from typing import Final, Protocol
 
 from freehold.auth.keys import AccessKey, KeySource
 from freehold.aws import sigv4
+from freehold.aws.sigv4_template import Template
 from freehold.domain.errors import AccessDenied
 from freehold.domain.principals import Principal, account_owner
 
@@ -208,20 +210,52 @@ class Verifier:
             signature, token, stamp = presigned.signature, presigned.security_token, presigned.date
             _check_expiry(presigned, now)
         terms = signature.terms
-        if terms.region != self._region or terms.service != SERVICE:
-            raise self._other_scope(terms)
-        _check_signed(found, terms)
+        self._check_terms(terms, found)
         claimed = _claimed_hash(found)
         key = self._keys.known(terms.access_key_id) or await self._find(terms.access_key_id)
         _check_usable(key, token, now)
         return Pending(head, signature, stamp, key, self._signing_key(key, terms.date), claimed)
 
-    def _other_scope(self, terms: sigv4.Terms) -> SignatureRefused:
+    def template(
+        self, start: bytes, *, method: str, raw_path: bytes, raw_query: bytes, names: Sequence[bytes]
+    ) -> Template | None:
+        """What `signer` asks for of requests that are alike: `start` is all of the Authorization header but its
+        signature, `names` are those of the headers in order. None when `check_head` has to look at each."""
+        try:
+            terms = sigv4.terms_before(start)
+            if terms is None:
+                return None
+            self._check_terms(terms, names)
+            return Template(terms, method=method, raw_path=raw_path, raw_query=raw_query, names=names)
+        except (ValueError, SignatureRefused):
+            return None
+
+    def signer(
+        self, template: Template, canonical: bytes, stamp: bytes, token: bytes | None, signature: bytes, now: datetime
+    ) -> Principal | None:
+        """Whose signature that of a canonical request is, of which `stamp` and `token` are the values of `x-amz-date`
+        and `x-amz-security-token`; None when the whole request has to be looked at (`check_head`) for who it is, or
+        what is wrong."""
+        terms = template.terms
+        key = self._keys.known(terms.access_key_id)
+        if key is None:
+            return None
+        timestamp = stamp.decode("latin-1")
+        try:
+            _check_date(timestamp, terms.date, now)
+            _check_usable(key, token, now)
+        except SignatureRefused:
+            return None
+        signing_key = self._signing_key(key, terms.date)
+        return _root(key.account) if signing_key.signs(terms.to_sign(timestamp, canonical), signature) else None
+
+    def _check_terms(self, terms: sigv4.Terms, names: Iterable[bytes]) -> None:
+        """That a signature is for here, and over what it must be over. Raises SignatureRefused."""
         if terms.region != self._region:
-            return SignatureRefused.invalid(
-                f"Credential should be scoped to a valid region, not '{terms.region[:64]}'."
-            )
-        return SignatureRefused.invalid(f"Credential should be scoped to correct service: '{SERVICE}'.")
+            raise SignatureRefused.invalid(f"Credential should be scoped to a valid region, not '{terms.region[:64]}'.")
+        if terms.service != SERVICE:
+            raise SignatureRefused.invalid(f"Credential should be scoped to correct service: '{SERVICE}'.")
+        _check_signed(names, terms)
 
     async def _find(self, access_key_id: str) -> AccessKey:
         key = await self._keys.get(access_key_id) if _KEY_ID.fullmatch(access_key_id) else None
@@ -351,7 +385,9 @@ def _check_expiry(presigned: sigv4.Presigned, now: datetime) -> None:
         raise _early(presigned.date, now)
 
 
+@functools.lru_cache(maxsize=1024)
 def _check_day(stamp: str, scope_date: str) -> datetime:
+    """The instant that `stamp` is. Remembered: all requests of a second have the same. Raises SignatureRefused."""
     try:
         at = _instant(stamp)
     except ValueError:
@@ -381,9 +417,8 @@ def _early(stamp: str, now: datetime) -> SignatureRefused:
     )
 
 
-@functools.lru_cache(maxsize=1024)
 def _instant(stamp: str) -> datetime:
-    """Read `YYYYMMDDTHHMMSSZ`, strictly. Remembered: all requests of a second have the same."""
+    """Read `YYYYMMDDTHHMMSSZ`, strictly."""
     if len(stamp) != 16 or stamp[8] != "T" or stamp[15] != "Z" or not stamp.isascii():
         raise ValueError(stamp)
     day, time = stamp[:8], stamp[9:15]
@@ -393,11 +428,11 @@ def _instant(stamp: str) -> datetime:
     return datetime(year, month, date, int(time[:2]), int(time[2:4]), int(time[4:]), tzinfo=UTC)
 
 
-def _check_signed(found: dict[bytes, bytes], terms: sigv4.Terms) -> None:
+def _check_signed(names: Iterable[bytes], terms: sigv4.Terms) -> None:
     """That host and every `x-amz-` header is signed. Raises SignatureRefused."""
     if b"host" not in terms.header_names:
         raise SignatureRefused.incomplete("'Host' must be a 'SignedHeader' in the AWS Authorization.")
-    for name in found:
+    for name in names:
         if name not in terms.header_names and name[:6] == b"x-amz-":
             raise SignatureRefused.incomplete(
                 f"'{name.decode('latin-1')[:128]}' must be a 'SignedHeader' in the AWS Authorization."

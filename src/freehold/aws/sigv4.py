@@ -21,6 +21,8 @@ from urllib.parse import unquote_to_bytes
 
 ALGORITHM: Final = "AWS4-HMAC-SHA256"
 TERMINATOR: Final = "aws4_request"
+SIGNATURE_SIZE: Final = 64
+"""In hexadecimal."""
 
 _ECHO: Final = 64
 _OWS: Final = " \t"
@@ -51,7 +53,7 @@ Headers = Sequence[tuple[bytes, bytes]]
 class Terms:
     """What a signature says of itself: whose key, for what, over which headers. All of it is as the caller wrote it."""
 
-    __slots__ = ("access_key_id", "date", "header_names", "prefix", "region", "service", "signed_headers", "starts")
+    __slots__ = ("_prefix", "access_key_id", "date", "header_names", "region", "service", "signed_headers", "starts")
 
     def __init__(self, credential: str, signed_headers: str) -> None:
         """Raises ValueError."""
@@ -73,7 +75,12 @@ class Terms:
         self.signed_headers: Final = signed_headers.encode()
         # Parts of what is signed, made once: the same terms come with every request of a client's day.
         self.starts: Final = tuple((name.encode(), f"{name}:".encode()) for name in names)
-        self.prefix: Final = (f"{ALGORITHM}\n", f"\n{credential.partition('/')[2]}\n")
+        self._prefix = (f"{ALGORITHM}\n", f"\n{credential.partition('/')[2]}\n")
+
+    def to_sign(self, timestamp: str, canonical: bytes) -> bytes:
+        """The string to sign, given the canonical request."""
+        before, after = self._prefix
+        return (before + timestamp + after + hashlib.sha256(canonical).hexdigest()).encode()
 
 
 class Signature:
@@ -112,6 +119,10 @@ class SigningKey:
         outer.update(inner.digest())
         return outer.hexdigest()
 
+    def signs(self, data: bytes, signature: bytes) -> bool:
+        """Whether `signature` is that of `data`. Compares in constant time."""
+        return hmac.compare_digest(self.sign(data).encode(), signature)
+
 
 class Presigned(NamedTuple):
     """What a presigned query says, percent-decoded."""
@@ -129,16 +140,26 @@ def parse_authorization(value: bytes) -> Signature:
 
     Raises ValueError in AWS's words for whatever is missing or malformed; values are cut to 64 characters.
     """
-    if value[-75:-64] in _BEFORE_SIGNATURE and value[-64:].isalnum() and len(value) <= _MAX_KNOWN_BYTES:
+    if value[-SIGNATURE_SIZE:].isalnum():
         # All but the signature is the same in every request of a client's day.
-        return Signature(_known_terms_before(value[:-64]), value[-64:])
+        terms = terms_before(value[:-SIGNATURE_SIZE])
+        if terms is not None:
+            return Signature(terms, value[-SIGNATURE_SIZE:])
     parts = _parameters(value.decode("latin-1"))
     return Signature(_terms_of(parts), parts["Signature"].encode())
 
 
+def terms_before(start: bytes) -> Terms | None:
+    """What all but the signature of an `Authorization` header says; None when that does not end where a signature
+    begins, or is long. Raises ValueError as parse_authorization does."""
+    if len(start) > _MAX_KNOWN_BYTES or start[-11:] not in _BEFORE_SIGNATURE:
+        return None
+    return _known_terms_before(start)
+
+
 @functools.lru_cache(maxsize=_MAX_KNOWN)
-def _known_terms_before(before: bytes) -> Terms:
-    return _terms_of(_parameters(before.decode("latin-1") + "0"))
+def _known_terms_before(start: bytes) -> Terms:
+    return _terms_of(_parameters(start.decode("latin-1") + "0"))
 
 
 def _terms_of(parts: dict[str, str]) -> Terms:
@@ -235,12 +256,11 @@ def signature_matches(
     """
     terms = signature.terms
     blocks = _header_blocks(terms, headers)
-    path, before, after = canonical_path(raw_path), *terms.prefix
-    for query in _presigned_forms(raw_query) if signature.in_query else _forms(raw_query):
+    path = canonical_path(raw_path)
+    for query in _presigned_forms(raw_query) if signature.in_query else query_forms(raw_query):
         for block in blocks:
             canonical = b"\n".join((method.encode(), path, query, block, terms.signed_headers, payload_sha256.encode()))
-            to_sign = before + timestamp + after + hashlib.sha256(canonical).hexdigest()
-            if hmac.compare_digest(signing_key.sign(to_sign.encode()).encode(), signature.value):
+            if signing_key.signs(terms.to_sign(timestamp, canonical), signature.value):
                 return True
     return False
 
@@ -283,14 +303,14 @@ def _escaped(found: re.Match[bytes]) -> bytes:
 def _presigned_forms(raw_query: bytes) -> Iterator[bytes]:
     """The forms in which signers sign a query that will hold the signature, the likeliest first."""
     pairs = [pair for pair in raw_query.split(b"&") if pair.partition(b"=")[0] != _SIGNATURE_NAME]
-    yield from _forms(b"&".join(pairs))
+    yield from query_forms(b"&".join(pairs))
     # Some services sign before the token is added, and some signers do so for all (`omit_session_token`).
     without = [pair for pair in pairs if pair.partition(b"=")[0] != _TOKEN_NAME]
     if len(without) < len(pairs):
-        yield from _forms(b"&".join(without))
+        yield from query_forms(b"&".join(without))
 
 
-def _forms(raw_query: bytes) -> tuple[bytes, ...]:
+def query_forms(raw_query: bytes) -> tuple[bytes, ...]:
     """The query sorted as botocore signs it, as sent; then, where it differs, as the specification has it.
 
     Signers that send a query less encoded than they sign it (`a=b:c` as `a=b%3Ac`) follow the specification. An escape

@@ -9,16 +9,19 @@ whether the target takes JWT: what is wrong with a request is told afterwards, a
 from __future__ import annotations
 
 import hashlib
+import hmac
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from freehold.auth.sigv4 import Pending, Verifier
+from freehold.aws.sigv4 import SIGNATURE_SIZE
+from freehold.aws.sigv4_template import Template
 from freehold.domain.errors import FreeholdError
 from freehold.domain.principals import Principal
-from freehold.gateway import cors, eager
+from freehold.gateway import cors
 from freehold.gateway.bearers import Bearers
 from freehold.gateway.bodies import AtHand, Body, Streamed
 from freehold.gateway.bounds import GatewayLimits
@@ -26,13 +29,15 @@ from freehold.gateway.contracts import json_rpc
 from freehold.gateway.contracts.base import Rules
 from freehold.gateway.directory import Directory
 from freehold.gateway.exchange import Exchange
-from freehold.gateway.heads import RequestHead
+from freehold.gateway.familiar import FamiliarHead, FirstLine, Recent, Shape
 from freehold.gateway.members import INVOKE, WEB_SOCKET
 from freehold.gateway.messages import Message
 from freehold.gateway.sources import Sources
 from freehold.gateway.spool import Spool, Spools, too_large
 from freehold.gateway.sweeper import NEVER
 from freehold.gateway.targets import Target, Targets
+
+MAX_TEMPLATES: Final = 512
 
 
 @dataclass(slots=True)
@@ -88,8 +93,11 @@ class Callers:
         self._limits = limits
         self._spools = spools
         self._sources = sources
-        self._now = now
-        self._verifier = Verifier(directory, region=region)
+        self.now: Final = now
+        self.verifier: Final = Verifier(directory, region=region)
+        self.templates: Final[Recent[tuple[bytes, FirstLine, Shape], Template]] = Recent(MAX_TEMPLATES)
+        """Of requests whose signature was right, by what they had in common: first of all their Authorization header
+        but its signature."""
 
     async def recognise(self, exchange: Exchange, operation: str, runtime: bytes, *, max_body_bytes: int) -> Call:
         """Who calls `operation` on `runtime` (percent-encoded), and with what. Raises FreeholdError, ClientGone."""
@@ -111,20 +119,34 @@ class Callers:
             raise too_large(max_body_bytes)
         return await self._signer(exchange, pending, asked)
 
-    def signer_at_once(self, head: RequestHead, body: bytes, target: Target, authorization: bytes) -> Principal | None:
+    def signer_at_once(self, head: FamiliarHead, body: bytes, target: Target, authorization: bytes) -> Principal | None:
         """Who calls `target`, given the one Authorization header's value; None when `recognise` has to find out.
 
-        For a request like one that has been recognised before, whose body is at hand. See Bearers.at_once for tokens.
+        For a request whose body is at hand. See Bearers.at_once for tokens.
         """
-        if not authorization.startswith(b"AWS4-"):
-            return None
-        try:
-            pending = eager.at_once(self._verifier.check_head(head, now=self._now()))
-            if pending is None or pending.account != target.named.account:
+        start = authorization[:-SIGNATURE_SIZE]
+        alike = (start, head.first, head.shape)
+        template = known = self.templates.get(alike)
+        if template is None:
+            template = self.verifier.template(
+                start, method=head.method, raw_path=head.raw_path, raw_query=head.raw_query, names=head.shape.names
+            )
+            if template is None:
                 return None
-            return pending.finish(hashlib.sha256(body).hexdigest())
-        except FreeholdError:
-            return None  # whoever goes the long way tells
+        values = head.values
+        payload_sha256 = hashlib.sha256(body).hexdigest().encode()
+        canonical = template.canonical(values, payload_sha256)
+        claimed = payload_sha256 if template.claimed < 0 else values[template.claimed]
+        if not hmac.compare_digest(claimed, payload_sha256):
+            return None
+        token = None if template.token < 0 else values[template.token]
+        signature = authorization[-SIGNATURE_SIZE:]
+        principal = self.verifier.signer(template, canonical, values[template.stamp], token, signature, self.now())
+        if principal is None or principal.account != target.named.account:
+            return None
+        if known is None:
+            self.templates.put(alike, template)
+        return principal
 
     async def hold(self, exchange: Exchange, call: Call) -> None:
         """Have all of a body that streams before anything is done with it."""
@@ -228,7 +250,7 @@ class Callers:
         return take
 
     async def _check_head(self, exchange: Exchange) -> Pending:
-        return await self._verifier.check_head(exchange.head, now=self._now())
+        return await self.verifier.check_head(exchange.head, now=self.now())
 
     def _spool(self, exchange: Exchange, pending: Pending, max_bytes: int) -> Spool:
         key, size = pending.access_key_id, exchange.head.content_length

@@ -10,25 +10,13 @@ from __future__ import annotations
 import asyncio
 import types
 from collections.abc import Coroutine, Generator
-from typing import Any, TypeVar
-
-T = TypeVar("T")
+from typing import Any
 
 
 @types.coroutine
 def in_task() -> Generator[None]:
     """Continue inside a Task: what follows may wait, and may use timeouts."""
     yield
-
-
-def at_once(coroutine: Coroutine[Any, Any, T]) -> T | None:
-    """What it returns, if it gets there without waiting; else None, and it is given up at `in_task`."""
-    try:
-        coroutine.send(None)
-    except StopIteration as done:
-        return done.value
-    coroutine.close()
-    return None
 
 
 def start(coroutine: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop) -> asyncio.Task[None] | None:

@@ -7,14 +7,20 @@ outside can tell which of the two a request took.
 """
 
 import os
+from hashlib import sha256
+from hmac import compare_digest
 
+from cpython.buffer cimport PyBUF_READ
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.memoryview cimport PyMemoryView_FromMemory
 from cpython.unicode cimport PyUnicode_DecodeASCII, PyUnicode_DecodeUTF8
 from libc.string cimport memchr, memcmp, memcpy, strlen
 from libc.time cimport time
 
+from freehold.aws.sigv4 import SIGNATURE_SIZE
 from freehold.gateway import heads
 from freehold.gateway.claims import SHORTEST_S
+from freehold.gateway.familiar import FamiliarHead
 from freehold.observe.access_log import stamp
 from freehold.observe.counts import LATENCY_BOUNDS_S
 from freehold.observe.tracing import Trace
@@ -29,6 +35,7 @@ cdef enum:
     LINE = 400  # of a line in the access log, what all requests write: names, ids and numbers, and some
     MOST_BOUNDS = 32
 
+cdef Py_ssize_t SIGNATURE = SIGNATURE_SIZE
 cdef int MAX_LENGTH_DIGITS = heads.MAX_LENGTH_DIGITS
 cdef double SHORTEST = SHORTEST_S
 cdef Py_ssize_t TRACE_LINES = len(Trace("0" * TRACE_ID, "0" * SPAN_ID, False, False).lines)
@@ -125,6 +132,22 @@ cdef inline bint is_ascii(const char* at, Py_ssize_t size) noexcept:
     for i in range(size):
         found |= <unsigned char>at[i]
     return found < 128
+
+
+cdef inline bint is_plain(const char* at, Py_ssize_t size) noexcept:
+    """Whether a value without control characters but tabs is, in a canonical request, what it is here."""
+    cdef Py_ssize_t i
+    if size and (at[0] == c" " or at[size - 1] == c" "):
+        return False
+    for i in range(size):
+        if at[i] == c"\t" or (at[i] == c" " and at[i + 1] == c" "):
+            return False
+    return True
+
+
+cdef inline bytes value_of(Span* values, int at):
+    """None when there is none."""
+    return None if at < 0 else PyBytes_FromStringAndSize(values[at].at, values[at].size)
 
 
 cdef inline bint is_same(Span span, bytes other) noexcept:
@@ -236,13 +259,57 @@ cdef class Sight:
         return True
 
 
+cdef class Form:
+    """A sigv4_template.Template, and what the Authorization header of such requests begins with."""
+
+    cdef object template
+    cdef bytes start, before, after
+    cdef tuple starts
+    cdef int count, stamp, token, claimed
+    cdef int at[MOST_HEADERS]
+
+    def __cinit__(self, template, start):
+        self.template, self.start = template, start
+        self.before, self.after, self.starts = template.before, template.after, template.starts
+        self.count = len(template.at)
+        assert self.count <= MOST_HEADERS
+        for i in range(self.count):
+            self.at[i] = template.at[i]
+        self.stamp, self.token, self.claimed = template.stamp, template.token, template.claimed
+
+    cdef bint begins(self, Span authorization) noexcept:
+        cdef Py_ssize_t size = PyBytes_GET_SIZE(self.start)
+        return authorization.size == size + SIGNATURE and memcmp(
+            authorization.at, PyBytes_AS_STRING(self.start), size
+        ) == 0
+
+    cdef bytes canonical(self, Span* values, bytes payload_sha256):
+        """As Template.canonical; None when a value is not there as it stands."""
+        cdef Py_ssize_t size = PyBytes_GET_SIZE(self.before) + PyBytes_GET_SIZE(self.after)
+        cdef int i
+        for i in range(self.count):
+            if not is_plain(values[self.at[i]].at, values[self.at[i]].size):
+                return None
+            size += PyBytes_GET_SIZE(<bytes>self.starts[i]) + values[self.at[i]].size + 1
+        cdef bytes made = PyBytes_FromStringAndSize(NULL, size + PyBytes_GET_SIZE(payload_sha256))
+        cdef char* to = put_bytes(PyBytes_AS_STRING(made), self.before)
+        for i in range(self.count):
+            to = put_bytes(to, <bytes>self.starts[i])
+            to = put(to, values[self.at[i]].at, values[self.at[i]].size)
+            to[0] = c"\n"
+            to += 1
+        put_bytes(put_bytes(to, self.after), payload_sha256)
+        return made
+
+
 cdef class Place:
-    """A seats.Seat, and the last token that was good for it."""
+    """A seats.Seat, and the last token that was good for it, or the form of its last signature."""
 
     cdef object standing, claim, key, rules, target, series, key_set, sent, keys
     cdef bytes first, rest, answer_lines, log_before, log_after
     cdef bint by_token, is_traced
     cdef double good_until
+    cdef Form form
 
     def __cinit__(self, seat):
         self.standing, self.claim, self.key = seat.target.standing, seat.claim, seat.key
@@ -262,7 +329,7 @@ cdef class FastPassages:
     """Takes requests, if they are such; hands to `passages` what may be but is not familiar enough."""
 
     cdef object _passages, _invocations, _host, _reader, _hosts, _claims, _sweeper, _observer, _clock, _tracer, _ratio
-    cdef object _chance, _verdict, _current_keys, _signer, _known_response, _access_log, _wall, _add_written
+    cdef object _chance, _verdict, _current_keys, _signer, _signer_of, _day, _template, _known_response, _access_log, _wall, _add_written
     cdef object _first, _known, _last_kept_of, _last_kept
     cdef bytes _line, _host_value, _response, _random
     cdef Py_ssize_t _drawn
@@ -284,6 +351,7 @@ cdef class FastPassages:
         self._verdict, self._current_keys, self._signer = (
             callers.bearer_at_once, callers.current_keys, callers.signer_at_once
         )
+        self._signer_of, self._day, self._template = callers.verifier.signer, callers.now, callers.templates.get
         self._known_response = passages.known_response
         self._access_log = passages.observer.access_log
         self._wall = self._add_written = None
@@ -344,7 +412,10 @@ cdef class FastPassages:
         passage = FastPassage.__new__(FastPassage)
         passage.fast, passage.connection, passage.seat, passage.place = self, connection, seat, place
         passage.data, passage.head_size, passage.started_at = data, at - start, now
-        if not self._is_callers(passage, values[sight.authorization], now):
+        if place.by_token:
+            if not self._is_bearers(place, values[sight.authorization], now):
+                return False
+        elif not self._is_signers(place, first, values, values[sight.authorization], at, size):
             return False
         upstream = self._idle(claim, now)
         if upstream is None:
@@ -416,13 +487,8 @@ cdef class FastPassages:
             return self._claims.idle_connection(claim, now)
         return idle.pop()
 
-    cdef bint _is_callers(self, FastPassage passage, Span authorization, double now) except -1:
-        """Whether who calls is known at once, and is the session's owner."""
-        cdef Place place = passage.place
-        if not place.by_token:
-            value = PyBytes_FromStringAndSize(authorization.at, authorization.size)
-            principal = self._signer(passage.head, passage.body, place.target, value)
-            return principal is not None and principal.owner == place.key.owner
+    cdef bint _is_bearers(self, Place place, Span authorization, double now) except -1:
+        """Whether who calls by token is known at once, and is the session's owner."""
         if place.sent is not None and now < place.good_until and is_same(authorization, <bytes>place.sent):
             if self._current_keys(place.key_set) is place.keys:
                 return True
@@ -432,6 +498,60 @@ cdef class FastPassages:
             return False
         place.sent, place.keys, place.good_until = value, verdict.keys, verdict.good_until
         return True
+
+    cdef bint _is_signers(
+        self, Place place, first, Span* values, Span authorization, const char* body, Py_ssize_t size
+    ) except -1:
+        """Whether who calls by signature is known at once, and is the session's owner: as Callers.signer_at_once."""
+        cdef Form form = self._form(place, first, authorization)
+        cdef bytes hashed, canonical = None
+        if form is not None:
+            hashed = sha256(PyMemoryView_FromMemory(<char*>body, size, PyBUF_READ)).hexdigest().encode()
+            canonical = form.canonical(values, hashed)
+        if canonical is None:
+            return self._is_new_signers(place, first, values, authorization, body, size)
+        if form.claimed >= 0 and not compare_digest(value_of(values, form.claimed), hashed):
+            return False
+        principal = self._signer_of(
+            form.template,
+            canonical,
+            value_of(values, form.stamp),
+            value_of(values, form.token),
+            PyBytes_FromStringAndSize(authorization.at + authorization.size - SIGNATURE, SIGNATURE),
+            self._day(),
+        )
+        if principal is None or principal.account != place.target.named.account:
+            return False
+        return principal.owner == place.key.owner
+
+    cdef Form _form(self, Place place, first, Span authorization):
+        """None for a request like which none is known to have been signed."""
+        if authorization.size <= SIGNATURE:
+            return None
+        if place.form is not None and place.form.begins(authorization):
+            return place.form
+        start = PyBytes_FromStringAndSize(authorization.at, authorization.size - SIGNATURE)
+        template = self._template((start, first, first.shape))
+        if template is None:
+            return None
+        if template.compiled is None:
+            template.compiled = Form(template, start)
+        place.form = template.compiled
+        return place.form
+
+    cdef bint _is_new_signers(
+        self, Place place, first, Span* values, Span authorization, const char* body, Py_ssize_t size
+    ) except -1:
+        """As _is_signers, for a request like which none is known to have been signed."""
+        shape = first.shape
+        told = [value_of(values, i) for i in range(len(shape.names))]
+        principal = self._signer(
+            FamiliarHead(first, shape, told, size),
+            PyBytes_FromStringAndSize(body, size),
+            place.target,
+            PyBytes_FromStringAndSize(authorization.at, authorization.size),
+        )
+        return principal is not None and principal.owner == place.key.owner
 
     cdef int _begin(self, FastPassage passage) except -1:
         """Give the request its ids, and its place in a trace."""
