@@ -155,7 +155,7 @@ class World:
             def current_keys(_name: str) -> Any:
                 return world.keys
 
-            signer_at_once = None
+            signer_at_once = signer = known_template = now = None
 
         class _Host:
             reader = self.reader

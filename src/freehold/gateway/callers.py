@@ -94,10 +94,12 @@ class Callers:
         self._spools = spools
         self._sources = sources
         self.now: Final = now
-        self.verifier: Final = Verifier(directory, region=region)
-        self.templates: Final[Recent[tuple[bytes, FirstLine, Shape], Template]] = Recent(MAX_TEMPLATES)
-        """Of requests whose signature was right, by what they had in common: first of all their Authorization header
-        but its signature."""
+        self._verifier = Verifier(directory, region=region)
+        self.signer = self._verifier.signer
+        self._templates: Recent[tuple[bytes, FirstLine, Shape], Template] = Recent(MAX_TEMPLATES)
+        self.known_template = self._templates.get
+        """Of requests whose signature was right, by what they have in common: all of their Authorization header but
+        its signature, their first line, and their shape."""
 
     async def recognise(self, exchange: Exchange, operation: str, runtime: bytes, *, max_body_bytes: int) -> Call:
         """Who calls `operation` on `runtime` (percent-encoded), and with what. Raises FreeholdError, ClientGone."""
@@ -126,9 +128,9 @@ class Callers:
         """
         start = authorization[:-SIGNATURE_SIZE]
         alike = (start, head.first, head.shape)
-        template = known = self.templates.get(alike)
+        template = known = self.known_template(alike)
         if template is None:
-            template = self.verifier.template(
+            template = self._verifier.template(
                 start, method=head.method, raw_path=head.raw_path, raw_query=head.raw_query, names=head.shape.names
             )
             if template is None:
@@ -141,11 +143,11 @@ class Callers:
             return None
         token = None if template.token < 0 else values[template.token]
         signature = authorization[-SIGNATURE_SIZE:]
-        principal = self.verifier.signer(template, canonical, values[template.stamp], token, signature, self.now())
+        principal = self.signer(template, canonical, values[template.stamp], token, signature, self.now())
         if principal is None or principal.account != target.named.account:
             return None
         if known is None:
-            self.templates.put(alike, template)
+            self._templates.put(alike, template)
         return principal
 
     async def hold(self, exchange: Exchange, call: Call) -> None:
@@ -250,7 +252,7 @@ class Callers:
         return take
 
     async def _check_head(self, exchange: Exchange) -> Pending:
-        return await self.verifier.check_head(exchange.head, now=self.now())
+        return await self._verifier.check_head(exchange.head, now=self.now())
 
     def _spool(self, exchange: Exchange, pending: Pending, max_bytes: int) -> Spool:
         key, size = pending.access_key_id, exchange.head.content_length

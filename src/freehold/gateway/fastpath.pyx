@@ -329,7 +329,8 @@ cdef class FastPassages:
     """Takes requests, if they are such; hands to `passages` what may be but is not familiar enough."""
 
     cdef object _passages, _invocations, _host, _reader, _hosts, _claims, _sweeper, _observer, _clock, _tracer, _ratio
-    cdef object _chance, _verdict, _current_keys, _signer, _signer_of, _day, _template, _known_response, _access_log, _wall, _add_written
+    cdef object _chance, _verdict, _current_keys, _signer, _signer_of, _known_template, _date, _known_response
+    cdef object _access_log, _wall, _add_written
     cdef object _first, _known, _last_kept_of, _last_kept
     cdef bytes _line, _host_value, _response, _random
     cdef Py_ssize_t _drawn
@@ -351,7 +352,7 @@ cdef class FastPassages:
         self._verdict, self._current_keys, self._signer = (
             callers.bearer_at_once, callers.current_keys, callers.signer_at_once
         )
-        self._signer_of, self._day, self._template = callers.verifier.signer, callers.now, callers.templates.get
+        self._signer_of, self._known_template, self._date = callers.signer, callers.known_template, callers.now
         self._known_response = passages.known_response
         self._access_log = passages.observer.access_log
         self._wall = self._add_written = None
@@ -518,7 +519,7 @@ cdef class FastPassages:
             value_of(values, form.stamp),
             value_of(values, form.token),
             PyBytes_FromStringAndSize(authorization.at + authorization.size - SIGNATURE, SIGNATURE),
-            self._day(),
+            self._date(),
         )
         if principal is None or principal.account != place.target.named.account:
             return False
@@ -531,7 +532,7 @@ cdef class FastPassages:
         if place.form is not None and place.form.begins(authorization):
             return place.form
         start = PyBytes_FromStringAndSize(authorization.at, authorization.size - SIGNATURE)
-        template = self._template((start, first, first.shape))
+        template = self._known_template((start, first, first.shape))
         if template is None:
             return None
         if template.compiled is None:

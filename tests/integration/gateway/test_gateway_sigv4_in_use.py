@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import compiled_forms
 import pytest
-from gateway_stage import Stage, compiled, read_response
+from gateway_stage import Stage, read_response
 from signed_requests import BODY, KEYS, PAST, TEMPORARY, Case, change, sign
 from sigv4_cases import ATTACKS, NEAR_MISSES, SESSION
+
+from freehold.gateway import fast
 
 IN_QUERY = ("query", "token outside")
 HEADERS = {"Content-Type": "application/json", "X-Custom": "one two"}
@@ -22,12 +26,13 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture(scope="module", params=["compiled", "python"])
+@pytest.fixture(scope="module", params=compiled_forms.FORMS)
 def stage(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
-    fast_path = compiled() if request.param == "compiled" else None
-    with Stage(Path(tmp_path_factory.mktemp("stage")), fast_path=fast_path) as made:
+    fast.choose(compiled_forms.of(request.param))
+    with Stage(Path(tmp_path_factory.mktemp("stage"))) as made:
         made.control.keys = {key.access_key_id: key for key in KEYS}
         yield made
+    fast.choose(fast.load())
 
 
 def signed(of: Mapping[str, Any]) -> dict[str, Any]:
@@ -133,7 +138,7 @@ def test_a_signature_that_was_good_is_refused_once_its_time_is_over(stage: Stage
     try:
         with stage.connect() as sock:
             for seconds, status in ((0, 200), (290, 200), (302, 403), (-290, 200), (-310, 403), (86_400, 403)):
-                stage.now = lambda seconds=seconds: dt.datetime.now(dt.UTC) + dt.timedelta(seconds=seconds)
+                stage.now = lambda seconds=seconds: time.time() + seconds
                 sock.sendall(data)
                 assert read_response(sock)[0] == status, seconds
     finally:

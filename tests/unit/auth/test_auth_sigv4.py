@@ -282,6 +282,37 @@ def test_signing_keys_are_kept_and_bounded():
     assert len(verifier._signing_keys) == 2
 
 
+def template_of(head: Head, *, region: str = REGION) -> Any:
+    start = dict(head.headers)[b"authorization"][:-64]
+    return Verifier(Keys(KEY), region=region).template(
+        start,
+        method=head.method,
+        raw_path=head.raw_path,
+        raw_query=head.raw_query,
+        names=[name for name, _ in head.headers],
+    )
+
+
+def test_what_no_request_may_leave_out_is_asked_of_requests_that_are_alike():
+    head = sign(headers={"X-Amz-Custom": "a"})
+    assert template_of(head)
+    signed_without = value(head, b"authorization").replace("host;", "").replace("x-amz-custom;", "")
+    for other in (
+        sign(region="us-east-1"),
+        sign(service="bedrock"),
+        changed(head, x_amz_target="Other"),
+        changed(head, x_amz_security_token="token"),
+        changed(head, authorization=value(head, b"authorization").replace("x-amz-custom;", "")),
+        changed(head, authorization=signed_without),
+        changed(head, authorization=value(head, b"authorization")[:-1]),
+        changed(head, authorization="Bearer " + "a" * 100),
+        changed(head, authorization=""),
+        changed(sign(headers={"Date": "Mon, 23 Nov 2026 12:00:00 GMT"}), x_amz_date=None),
+    ):
+        assert template_of(other) is None, other
+    assert template_of(head, region="us-east-1") is None
+
+
 @given(st.text(st.characters(max_codepoint=255), max_size=200))
 def test_no_text_in_authorization_is_more_than_a_refusal(text: str):
     refused(changed(sign(), authorization=text))
