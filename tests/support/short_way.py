@@ -115,6 +115,9 @@ class _Widening(Passages):
         assert all(isinstance(part, str | bytes | bool) for part in told)
         return None
 
+    def wait_for_connection(self, connection: Any, head: Any, seat: Any, body: bytes, now: float) -> None:
+        self.widened.append(("waits", head.headers, head.raw_path, seat.key, body, now))
+
     widened: list[Any]
 
 

@@ -535,6 +535,20 @@ class ClientConnection(asyncio.Protocol):
             self._set_reading(True)
             self._process()
 
+    def begin_exchange(self, exchange: Exchange, relay: Relay) -> None:
+        """The request that has come, whole, is `relay`'s to answer."""
+        self._state = _State.ANSWERING
+        self._keep_alive = True
+        self.deadline = NEVER
+        self.widen_passage(exchange, relay)
+
+    def start_over(self, exchange: Exchange, head: RequestHead, body: bytes) -> None:
+        """Answer a request from its beginning, of which nothing has been answered: `body` is all of its body."""
+        if self._exchange is exchange and self._state is _State.ANSWERING:
+            self._relay = None
+            self._buffer = body + self._buffer
+            self._start(head)
+
     def widen_passage(self, exchange: Exchange, relay: Relay) -> None:
         """What was passed on is an exchange from now on, attached to `relay`."""
         self._passage = None

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Protocol
 
-from freehold.gateway import cors, observer
+from freehold.domain.errors import FreeholdError, NotFound
+from freehold.gateway import cors, eager, observer
 from freehold.gateway.bodies import AtHand
 from freehold.gateway.bounds import GatewayLimits
 from freehold.gateway.callers import Callers
@@ -111,7 +112,8 @@ class Passages:
         now = self.clock()
         upstream = self.claims.idle_connection(claim, now)
         if upstream is None:
-            return False
+            self.wait_for_connection(connection, head, seat, body, now)
+            return True
         self.claims.rejoin(claim)
         trace = self.tracer.begin(head.headers) if seat.is_traced else self.tracer.begin_new()
         passage = Passage(self, connection, head, seat, body, trace, upstream, now)
@@ -121,36 +123,88 @@ class Passages:
             passage.widen()
         return True
 
+    def wait_for_connection(
+        self, connection: ClientConnection, head: FamiliarHead, seat: Seat, body: bytes, now: float
+    ) -> None:
+        """Pass on a request whose caller is known, and for which there is no connection to the agent at hand."""
+        self.claims.rejoin(seat.claim)
+        trace = self.tracer.begin(head.headers) if seat.is_traced else self.tracer.begin_new()
+        relay = self._relay(connection, head, seat, body, request_id=ids.request_id(), trace=trace, since=now)
+        connection.begin_exchange(relay.exchange, relay)
+        relay.exchange.continue_in(self._begin_later(connection, relay, head, body))
+
+    async def _begin_later(
+        self, connection: ClientConnection, relay: AgentRelay, head: FamiliarHead, body: bytes
+    ) -> None:
+        await eager.in_task()
+        try:
+            upstream = await self.claims.connection(relay.claim, fresh=True)
+        except NotFound:
+            # Nothing has been sent: the request goes where it would have gone without this session.
+            if not relay.ended:
+                self.claims.forget(relay.claim)
+                relay.give_up()
+                connection.start_over(relay.exchange, head, body)
+            return
+        except FreeholdError as error:
+            relay.fail(error)
+            return
+        if relay.ended:
+            self.claims.keep(relay.claim, upstream)
+        else:
+            relay.begin(upstream, retry=self.invocations.begin_again)
+
     def widen(self, passage: Begun) -> AgentRelay:
         """Have `passage` go on as an exchange, as if it had been one from its beginning."""
-        seat, connection = passage.seat, passage.connection
-        exchange = Exchange(connection, passage.head)
-        exchange.request_id = passage.request_id
+        relay = self._relay(
+            passage.connection,
+            passage.head,
+            passage.seat,
+            passage.body,
+            request_id=passage.request_id,
+            trace=passage.trace,
+            since=passage.started_at,
+        )
+        passage.connection.widen_passage(relay.exchange, relay)
+        relay.take_over(passage.upstream, passage.started_at, retry=self.invocations.begin_again)
+        return relay
+
+    def _relay(
+        self,
+        connection: ClientConnection,
+        head: RequestHead,
+        seat: Seat,
+        body: bytes,
+        *,
+        request_id: str,
+        trace: Trace,
+        since: float,
+    ) -> AgentRelay:
+        """An exchange, as it is when all that leads to a session has been gone through."""
+        exchange = Exchange(connection, head)
+        exchange.request_id = request_id
         exchange.operation = INVOKE
-        exchange.started_at = passage.started_at
+        exchange.started_at = since
         exchange.account = seat.key.account
         if seat.target.contract.authorizer is not None:
             exchange.also = cors.ANSWER
         exchange.render_error = seat.rules.render_error
         exchange.generation = seat.claim.generation
-        exchange.trace = passage.trace
-        exchange.bytes_in = len(passage.body)
+        exchange.trace = trace
+        exchange.bytes_in = len(body)
         note(exchange, seat.target, seat.key.session_id)
-        relay = AgentRelay(
+        return AgentRelay(
             exchange,
             claims=self.claims,
             claim=seat.claim,
             rules=seat.rules,
-            request_head=seat.agent_head.of(passage.request_id, len(passage.body), passage.trace),
-            body=AtHand(passage.body),
+            request_head=seat.agent_head.of(request_id, len(body), trace),
+            body=AtHand(body),
             session_id=seat.session_id,
             sweeper=self.sweeper,
             limits=self.limits,
-            trace=passage.trace,
+            trace=trace,
         )
-        connection.widen_passage(exchange, relay)
-        relay.take_over(passage.upstream, passage.started_at, retry=self.invocations.begin_again)
-        return relay
 
 
 class Passage:

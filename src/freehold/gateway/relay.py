@@ -366,6 +366,10 @@ class AgentRelay:
         """Give up for a reason found outside."""
         self._fail(error)
 
+    def give_up(self) -> None:
+        """Nothing was sent, and somebody else answers."""
+        self._finish()
+
     def _fail(self, error: Exception) -> None:
         if self.ended:
             return

@@ -115,6 +115,7 @@ class FakeWarden:
         self.faults: list[errors.FreeholdError] = []
         """Raised by the next claims, one each."""
         self.dial_faults: list[errors.FreeholdError] = []
+        self.before_dial: Callable[[], Awaitable[Any]] | None = None
         self.entered = 0
         self.enter_faults: list[errors.FreeholdError] = []
         self.enters: list[warden_protocol.Enter] = []
@@ -162,6 +163,8 @@ class FakeWarden:
                 return ipc.Done()
             case warden_protocol.Dial():
                 self.dials += 1
+                if self.before_dial is not None:
+                    await self.before_dial()
                 if self.dial_faults:
                     raise self.dial_faults.pop(0)
                 return warden_protocol.Dialed(), [await self._connect() for _ in range(body.sockets)]

@@ -12,6 +12,7 @@ import compiled_forms
 import pytest
 from gateway_stage import INVOCATIONS, Stage, eventually, read_all, read_request, read_response, signed
 
+from freehold.domain import errors
 from freehold.gateway.fast import Compiled
 
 PLAIN = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 5\r\n\r\nhello"
@@ -187,3 +188,60 @@ def test_a_worker_that_stops_lets_it_end_and_closes(stage: Stage, warm: Any, pas
         status, headers, _ = read_response(sock)
         assert (status, headers["connection"]) == (424, "close")
         assert read_all(sock) == b""
+
+
+# -- requests that meet in one session ----------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def taken(stage: Stage) -> Generator[None]:
+    """The session's one connection has a request under way."""
+    with stage.connect() as other:
+        other.sendall(signed(INVOCATIONS, b"hangs"))
+        eventually(lambda: stage.run(_in_flight(stage)) == 1)
+        yield
+
+
+def test_a_request_that_meets_another_in_its_session_gets_a_connection_of_its_own(
+    stage: Stage, warm: Any, passed: list[bool]
+) -> None:
+    with warm(stage) as sock, taken(stage):
+        claims, dials = len(stage.warden.claims), stage.warden.dials
+        for body in (b"plain", b"plain", b"plain"):
+            sock.sendall(signed(INVOCATIONS, body))
+            status, headers, answered = read_response(sock)
+            assert (status, answered, "x-amzn-requestid" in headers) == (200, b"hello", True)
+        assert (len(stage.warden.claims), stage.warden.dials) == (claims, dials + 1)
+        assert passed[-3:] == [False, True, True], "only the first of them had to wait for one"
+
+
+def test_a_session_that_turns_out_to_have_ended_is_made_up_for_by_another(stage: Stage, warm: Any) -> None:
+    with warm(stage) as sock, taken(stage):
+        claims = len(stage.warden.claims)
+        stage.warden.dial_faults.append(errors.NotFound("it has ended"))
+        requests = [signed(INVOCATIONS, b"plain"), signed(INVOCATIONS, b"failure")]
+        sock.sendall(requests[0])
+        sock.sendall(requests[1])
+        assert read_response(sock)[::2] == (200, b"hello")
+        assert read_response(sock)[0] == 424
+        assert len(stage.warden.claims) == claims + 1
+
+
+def test_a_session_that_cannot_be_reached_is_told_of_and_counted_once(stage: Stage, warm: Any) -> None:
+    with warm(stage) as sock, taken(stage):
+        stage.warden.dial_faults.append(errors.Unavailable("just now"))
+        sock.sendall(signed(INVOCATIONS, b"plain"))
+        status, headers, _ = read_response(sock)
+        assert (status, headers["x-amzn-errortype"]) == (503, "ServiceUnavailableException")
+        sock.sendall(signed(INVOCATIONS, b"plain"))
+        assert read_response(sock)[::2] == (200, b"hello")
+    eventually(lambda: stage.run(_in_flight(stage)) == 0)
+
+
+def test_a_client_that_leaves_before_it_has_a_connection_holds_nothing(stage: Stage, warm: Any) -> None:
+    with warm(stage) as sock, taken(stage):
+        stage.warden.before_dial = asyncio.Event().wait
+        sock.sendall(signed(INVOCATIONS, b"plain"))
+        eventually(lambda: stage.run(_in_flight(stage)) == 2)
+        sock.close()
+        eventually(lambda: stage.run(_in_flight(stage)) == 1)

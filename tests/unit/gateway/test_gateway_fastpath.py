@@ -166,7 +166,9 @@ def test_what_has_changed_since(worlds: Worlds, what: str) -> None:
         world.has_connection = what != "no connection"
         taken.append(world.sends(USUAL))
     assert taken[0] == taken[1]
-    assert taken[0][0] is (what == "old")
+    assert taken[0][0] is (what not in ("draining", "ended", "changed"))
+    waits = any(told[0] == "waits" for told in taken[0][-1])
+    assert waits is (what in ("no connection", "closed", "unusable"))
 
 
 def test_what_was_known_of_first_lines_may_be_forgotten_and_learnt_anew(worlds: Worlds) -> None:
