@@ -154,6 +154,18 @@ cdef inline bint is_same(Span span, bytes other) noexcept:
     return span.size == PyBytes_GET_SIZE(other) and memcmp(span.at, PyBytes_AS_STRING(other), span.size) == 0
 
 
+cdef inline bint is_same_secret(Span span, bytes other) noexcept:
+    """As is_same, in a time that says nothing of where they differ."""
+    cdef const char* known = PyBytes_AS_STRING(other)
+    cdef unsigned char differs = 0
+    cdef Py_ssize_t i
+    if span.size != PyBytes_GET_SIZE(other):
+        return False
+    for i in range(span.size):
+        differs |= <unsigned char>(span.at[i] ^ known[i])
+    return differs == 0
+
+
 cdef inline int bucket_of(double duration_s) noexcept:
     """As bisect_left in LATENCY_BOUNDS_S."""
     cdef int at = 0
@@ -490,7 +502,7 @@ cdef class FastPassages:
 
     cdef bint _is_bearers(self, Place place, Span authorization, double now) except -1:
         """Whether who calls by token is known at once, and is the session's owner."""
-        if place.sent is not None and now < place.good_until and is_same(authorization, <bytes>place.sent):
+        if place.sent is not None and now < place.good_until and is_same_secret(authorization, <bytes>place.sent):
             if self._current_keys(place.key_set) is place.keys:
                 return True
         value = PyBytes_FromStringAndSize(authorization.at, authorization.size)
