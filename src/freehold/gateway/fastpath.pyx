@@ -343,7 +343,7 @@ cdef class FastPassages:
     cdef object _passages, _invocations, _host, _reader, _hosts, _claims, _sweeper, _observer, _clock, _tracer, _ratio
     cdef object _chance, _verdict, _current_keys, _signer, _signer_of, _known_template, _date, _known_response
     cdef object _access_log, _wall, _add_written
-    cdef object _first, _known, _last_kept_of, _last_kept
+    cdef object _first, _known
     cdef bytes _line, _host_value, _response, _random
     cdef Py_ssize_t _drawn
     cdef Py_ssize_t _max_payload, _max_idle

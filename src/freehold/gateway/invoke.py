@@ -10,7 +10,7 @@ from collections.abc import Coroutine
 from functools import partial
 from typing import Any
 
-from freehold.domain.errors import AgentFailed, FreeholdError, NotFound
+from freehold.domain.errors import FreeholdError, NotFound
 from freehold.gateway import eager, mcp_sessions, resends
 from freehold.gateway.bodies import Streamed
 from freehold.gateway.bounds import GatewayLimits
@@ -208,8 +208,7 @@ class Invocations:
                 connection = await self._claims.connection(relay.claim, fresh=True)
             except NotFound:
                 # The session was found, and its agent is gone: to the caller that is the agent's failure.
-                why = relay.claim.ended or "the session ended"
-                relay.fail(AgentFailed(f"The runtime broke off before it had answered: {why}."))
+                relay.response_failed("the session ended")
                 return
             except FreeholdError as error:
                 relay.fail(error)
