@@ -8,6 +8,10 @@ from __future__ import annotations
 import gc
 import sys
 
+_GC_THRESHOLDS = (10_000, 20, 20)
+"""Hardly anything is garbage that only a collection finds, and what is alive would be looked through each time that
+some hundred sessions or tokens more are known."""
+
 
 def import_lightly() -> None:
     """Make the imports of this process cheaper, until `started`; call it before them.
@@ -22,4 +26,5 @@ def import_lightly() -> None:
 def started() -> None:
     """What has been imported stays; only what comes from now on may become garbage."""
     gc.freeze()
+    gc.set_threshold(*_GC_THRESHOLDS)
     gc.enable()
