@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from freehold.auth.jwt_claims import Authorizer
 from freehold.aws import model
@@ -19,6 +18,7 @@ from freehold.domain.sessions import SessionKey
 from freehold.gateway.bearers import Verdict
 from freehold.gateway.bounds import GatewayLimits
 from freehold.gateway.claims import Claims, LiveClaim
+from freehold.gateway.connection import ClientConnection
 from freehold.gateway.contracts.http import RULES
 from freehold.gateway.familiar import Reader
 from freehold.gateway.fast import Compiled
@@ -27,8 +27,9 @@ from freehold.gateway.members import Members
 from freehold.gateway.observer import Observer
 from freehold.gateway.passages import Passages
 from freehold.gateway.seats import Seats
-from freehold.gateway.sweeper import Sweeper
+from freehold.gateway.sweeper import NEVER, Sweeper
 from freehold.gateway.targets import Named, Target
+from freehold.gateway.upstream import Upstream
 from freehold.observe.access_log import AccessLog
 from freehold.observe.tracing import Tracer
 
@@ -57,45 +58,70 @@ def alike(told: bytes) -> bytes:
     return _IDS.sub(b"-", told)
 
 
-@dataclass
-class _Agent:
-    """An upstream.Upstream."""
+class _Transport:
+    """Of a connection that is open and has not sent all that was written before."""
 
-    idle_since: float
-    closed: bool = False
-    is_good: bool = True
-    is_reused: bool = True
-    passage: Any = None
-    sent: list[bytes] = field(default_factory=list[bytes])
-    ends: list[str] = field(default_factory=list[str])
+    def __init__(self, protocol: Any) -> None:
+        self.protocol = protocol
+        self.written: list[bytes] = []
+        self.write = self.written.append
+        protocol.connection_made(self)
+
+    def set_protocol(self, protocol: Any) -> None:
+        self.protocol = protocol
+
+    def get_extra_info(self, _name: str) -> _Transport:
+        return self
+
+    def fileno(self) -> int:
+        return -1
+
+    def is_closing(self) -> bool:
+        return False
+
+    def get_write_buffer_size(self) -> int:
+        return 1
+
+    def abort(self) -> None:
+        self.write(b"")
+
+
+class _Nobody:
+    """A Sink that takes whatever comes."""
+
+    def __getattr__(self, _name: str) -> Callable[..., None]:
+        return lambda *_told: None
+
+
+class _Agent(Upstream):
+    """Idle since then."""
+
+    def __init__(
+        self, idle_since: float, is_closed: bool, is_good: bool, compiled: Compiled | None, reader: Reader
+    ) -> None:
+        nothing: Any = None
+        super().__init__(nothing, nothing, reader.read_response, None if compiled is None else compiled.agent)
+        self.idle_since, self.closed, self.is_good = idle_since, is_closed, is_good
+        self.has_left = False
+        self.transport = _Transport(self)
 
     def is_usable(self) -> bool:
         return self.is_good
 
-    def begin_passage(self, passage: Any, request: bytes) -> None:
-        self.passage = passage
-        self.sent.append(request)
-
-    def end_passage(self) -> None:
-        self.ends.append("ended")
-
     def leave(self) -> None:
-        self.ends.append("left")
+        self.has_left = True
 
 
-@dataclass
-class _Client:
-    """A connection.ClientConnection."""
+class _Client(ClientConnection):
+    """Says what is no passage, and leaves it at that."""
 
-    deadline: float = 0.0
-    answers: list[bytes] = field(default_factory=list[bytes])
+    def __init__(self, host: Any) -> None:
+        super().__init__(host)
+        self.is_passage = True
+        self.wire = _Transport(self)
 
-    def begin_passage(self, passage: Any, deadline: float) -> None:
-        self.deadline = deadline
-
-    def end_passage(self, answer: bytes, now: float) -> None:
-        self.answers.append(answer)
-        self.deadline = now
+    def receive(self, data: bytes) -> None:
+        self.is_passage = False
 
 
 class _Claims(Claims):
@@ -113,12 +139,29 @@ class _Widening(Passages):
         told = (passage.request_id, passage.body, passage.trace.trace_id, passage.trace.span_id, passage.trace.sampled)
         self.widened.append((passage.head.headers, passage.head.raw_path, passage.body, passage.started_at))
         assert all(isinstance(part, str | bytes | bool) for part in told)
+        passage.upstream.hand_over(_Nobody())
         return None
+
+    def dial(self, passage: Any) -> None:
+        self.widened.append(("dials", passage.head.headers, passage.body, passage.started_at))
 
     def wait_for_connection(self, connection: Any, head: Any, seat: Any, body: bytes, now: float) -> None:
         self.widened.append(("waits", head.headers, head.raw_path, seat.key, body, now))
 
     widened: list[Any]
+
+
+class _KeySet:
+    """A key_sets.Entry."""
+
+    ask_again_at = NEVER
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    @property
+    def keys(self) -> Any:
+        return self._world.keys
 
 
 class World:
@@ -154,26 +197,40 @@ class World:
                     return None
                 return Verdict(Principal(ACCOUNT, "", owner, by_token=True), world.keys, world.now + 60)
 
-            @staticmethod
-            def current_keys(_name: str) -> Any:
-                return world.keys
+            key_sets: ClassVar = {_AUTHORIZER.key_set: _KeySet(self)}
 
             signer_at_once = signer = known_template = now = None
 
         class _Host:
             reader = self.reader
+            passages: Passages | None = None
+            receiver: Any = None
+
+            def __init__(self) -> None:
+                self.limits, self.clock = limits, world.clock
+                self.loop = self
 
             @property
             def draining(self) -> bool:
                 return world.draining
+
+            @staticmethod
+            def opened(_connection: ClientConnection) -> bool:
+                return True
+
+            @staticmethod
+            def call_later(_delay_s: float, callback: Callable[[], None]) -> None:
+                world.later.append(callback)
 
         class _Invocations:
             seats = self.seats
             begin_again = None
 
         parts: dict[str, Any] = {"invocations": _Invocations(), "callers": _Callers()}
+        self.host: Any = _Host()
+        self.later: list[Callable[[], None]] = []
         self.passages = _Widening(
-            _Host(),
+            self.host,
             **parts,
             claims=_Claims(limits, self.clock),
             sweeper=sweeper,
@@ -182,9 +239,12 @@ class World:
             observer=self.observer,
         )
         self.passages.widened = []
-        self.taker: Any = self.passages if compiled is None else compiled.passages(self.passages)
+        if compiled is None:
+            self.host.passages = self.passages
+        else:
+            self.host.receiver = compiled.passages(self.passages).receiver
+        self.compiled = compiled
         self.begin_again()
-        self.agent = _Agent(self.now)
         self.has_connection = True
         self.age: tuple[float, bool, bool] | None = None
         """For how long the connection has been idle, whether it is closed, and whether a look at it says it is good."""
@@ -213,37 +273,35 @@ class World:
     def sends(self, data: bytes) -> tuple[Any, ...]:
         """What comes of the bytes that a client has sent."""
         idle_s, is_closed, is_good = self.age or (0.0, False, True)
-        self.agent = _Agent(self.now - idle_s, is_closed, is_good)
+        self.agent = _Agent(self.now - idle_s, is_closed, is_good, self.compiled, self.reader)
         self.claim.idle.clear()
-        agent: Any = self.agent
         if self.has_connection:
-            self.claim.idle.append(agent)
-        client: Any = _Client()
-        self.client = client
-        taken = self.taker.take(client, data)
-        assert isinstance(taken, bool)
+            self.claim.idle.append(self.agent)
+        self.client = client = _Client(self.host)
+        client.wire.protocol.data_received(data)
         widened, self.passages.widened = self.passages.widened, []
         return (
-            taken,
-            [alike(request) for request in self.agent.sent],
-            client.deadline,
+            client.is_passage,
+            [alike(request) for request in self.agent.transport.written],
+            (client.deadline, client.state),
             (self.claim.in_flight, self.claim.requests, len(self.claim.idle)),
             widened,
         )
 
     def answers(self, data: bytes) -> tuple[Any, ...]:
         """What comes of the bytes that the agent has answered, to a request that was taken."""
-        taken = self.agent.passage.answered(data)
+        self.agent.transport.protocol.data_received(data)
         widened, self.passages.widened = self.passages.widened, []
         self.observer.flush()
         lines, self.lines[:] = [alike(line.encode()) for line in self.lines], []
         counted = [(series.invocations, series.latency_sum_s, series.latency_buckets, series.bytes_in, series.bytes_out)
                    for series in self.observer.counts.page(0)]  # fmt: skip
+        agent = self.agent
         return (
-            taken,
-            [alike(answer) for answer in self.client.answers],
-            self.client.deadline,
-            self.agent.ends,
+            self.client.passage is None,
+            [alike(answer) for answer in self.client.wire.written],
+            (self.client.deadline, self.client.state),
+            (agent.has_left, agent.is_reused, agent.sink is None, agent.passage is None),
             (self.claim.in_flight, self.claim.idle_since, len(self.claim.idle)),
             widened,
             lines,

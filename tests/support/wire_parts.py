@@ -50,7 +50,7 @@ class FakeHost:
     def __init__(self) -> None:
         self.handler = self
         self.reader = Reader()
-        self.passages = None
+        self.passages = self.receiver = None
         self.limits = GatewayLimits()
         self.clock = time.monotonic
         self.sweeper = Sweeper()

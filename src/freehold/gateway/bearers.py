@@ -66,6 +66,8 @@ class Bearers:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._key_sets = key_sets
+        self.key_sets: Final = key_sets.entries
+        """A verdict holds as long as the keys it was found by (Verdict.keys) are those of their set."""
         self._resources = resources
         self._now = now
         self._skew_s = skew_s
@@ -100,10 +102,6 @@ class Bearers:
         except (TokenRefused, TokenUnreadable, SignatureRefused) as refusal:
             self._tell(exchange, target, refusal)
             raise
-
-    def current_keys(self, key_set: str) -> Keys | None:
-        """Those by which a verdict was found that still holds (Verdict.keys)."""
-        return self._key_sets.current(key_set)
 
     async def issuer(self, target: Target) -> str:
         """Whose tokens the target takes. Raises Unavailable when that can't be known just now."""

@@ -89,7 +89,7 @@ class Callers:
         self._targets = targets
         self._bearers = bearers
         self.bearer_at_once = bearers.at_once
-        self.current_keys = bearers.current_keys
+        self.key_sets = bearers.key_sets
         self._limits = limits
         self._spools = spools
         self._sources = sources

@@ -18,7 +18,7 @@ import structlog
 from freehold import ipc
 from freehold.domain.errors import FreeholdError, NotFound, SessionEnded, Unavailable
 from freehold.domain.sessions import EndReason, SessionKey
-from freehold.gateway import eager
+from freehold.gateway import eager, fast
 from freehold.gateway.bounds import GatewayLimits
 from freehold.gateway.familiar import Reader
 from freehold.gateway.resends import Resend
@@ -91,6 +91,8 @@ class Claims:
     def __init__(self, path: str, sweeper: Sweeper, limits: GatewayLimits, reader: Reader | None = None) -> None:
         self._limits = limits
         self._reader = reader or Reader()
+        compiled = fast.compiled()
+        self._receiver = None if compiled is None else compiled.agent
         self._clock = sweeper.clock
         self._live: dict[SessionKey, LiveClaim] = {}
         self._by_generation: dict[int, LiveClaim] = {}
@@ -315,7 +317,7 @@ class Claims:
 
     async def _attach(self, claim: LiveClaim, sock: socket.socket) -> Upstream | None:
         try:
-            connection = await attach(sock, partial(self._lost, claim), self._reader.read_response)
+            connection = await attach(sock, partial(self._lost, claim), self._reader.read_response, self._receiver)
         except OSError as error:
             log.warning("gateway.session_socket_dead", generation=claim.generation, error=error.strerror)
             return None

@@ -43,7 +43,7 @@ _STATUS_LINES: Final = {
 }
 
 
-class _State(Enum):
+class State(Enum):
     HEAD = auto()
     """Between requests, or in the middle of a head."""
     ANSWERING = auto()
@@ -71,6 +71,13 @@ class Passages(Protocol):
         ...
 
 
+class Receiver(Protocol):
+    """Makes what stands between a connection and its transport: that takes requests in the place of Passages, hands
+    `receive` what it does not take, and tells of the rest; see `fastpath.Client`."""
+
+    def __call__(self, connection: ClientConnection, transport: asyncio.Transport) -> asyncio.BaseProtocol: ...
+
+
 class Host(Protocol):
     """What the connections of one worker share."""
 
@@ -78,6 +85,7 @@ class Host(Protocol):
     reader: Reader
     passages: Passages | None
     """Who takes requests that need not be exchanges."""
+    receiver: Receiver | None
     sweeper: Sweeper
     limits: GatewayLimits
     clock: Callable[[], float]
@@ -113,12 +121,12 @@ class ClientConnection(asyncio.Protocol):
         self._server = server
         self._limits = server.limits
         self._transport: asyncio.Transport = cast("asyncio.Transport", None)
-        self._state = _State.HEAD
-        self._buffer = b""
+        self.state = State.HEAD
+        self.buffer = b""
         self._scanned = 0
         self._processing = False
         self._exchange: Exchange | None = None
-        self._passage: Passage | None = None
+        self.passage: Passage | None = None
         """The request under way, as long as it need not be an exchange."""
         self._task: asyncio.Task[None] | None = None
         self._relay: Relay | None = None
@@ -132,14 +140,14 @@ class ClientConnection(asyncio.Protocol):
         self._paused_at = NEVER
         """Since when nobody takes the body, if nobody does."""
         self._keep_alive = True
-        self._reading = True
+        self.reading = True
         self.writable = True
         self._write_deadline = NEVER
         self.deadline = NEVER
 
     @property
     def is_idle(self) -> bool:
-        return self._exchange is None and self._passage is None
+        return self._exchange is None and self.passage is None
 
     @property
     def transport(self) -> asyncio.Transport:
@@ -160,24 +168,30 @@ class ClientConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
+        if self._server.receiver is not None:
+            self._transport.set_protocol(self._server.receiver(self, self._transport))
         self.deadline = self._server.clock() + self._limits.keep_alive_timeout_s
         if not self._server.opened(self):
             self._refuse(heads.BadHead("Too many connections", 503))
 
     def data_received(self, data: bytes) -> None:
-        if self._state is _State.HEAD and not self._buffer and self.writable:
+        if self.state is State.HEAD and not self.buffer and self.writable:
             passages = self._server.passages
             if passages is not None and passages.take(self, data):
                 return
-        if self._state is _State.LINGERING or self._state is _State.CLOSED:
+        self.receive(data)
+
+    def receive(self, data: bytes) -> None:
+        """Take what has come and is no passage."""
+        if self.state is State.LINGERING or self.state is State.CLOSED:
             return
-        if self._take is not None or self._state is _State.DISCARDING:
+        if self._take is not None or self.state is State.DISCARDING:
             self._feed_body(data)
             return
-        self._buffer = self._buffer + data if self._buffer else data
-        if self._state is _State.HEAD:
+        self.buffer = self.buffer + data if self.buffer else data
+        if self.state is State.HEAD:
             self._process()
-        if len(self._buffer) > MAX_PIPELINED_BYTES and self._state in (_State.HEAD, _State.ANSWERING):
+        if len(self.buffer) > MAX_PIPELINED_BYTES and self.state in (State.HEAD, State.ANSWERING):
             self._set_reading(False)
 
     def eof_received(self) -> bool:
@@ -185,11 +199,11 @@ class ClientConnection(asyncio.Protocol):
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._passage is not None:
-            self._passage.widen()
-        self._state = _State.CLOSED
+        if self.passage is not None:
+            self.passage.widen()
+        self.state = State.CLOSED
         self._server.closed(self)
-        self._buffer = b""
+        self.buffer = b""
         relay, self._relay = self._relay, None
         if relay is not None:
             relay.client_gone()
@@ -213,28 +227,27 @@ class ClientConnection(asyncio.Protocol):
         self._server.stalled(self, False)
         if self._relay is not None:
             self._relay.client_writable(True)
-        elif self._state is _State.HEAD:
-            self._set_reading(True)
-            self._process()
+        elif self.state is State.HEAD:
+            self.go_on()
 
     # -- time -----------------------------------------------------------------------------------------------------
 
     def expired(self, now: float) -> None:
         """A deadline has passed (see Sweeper)."""
-        if self._passage is not None:
-            self._passage.widen()
-        if self._state is _State.HEAD:
-            if self._buffer and self._exchange is None:
+        if self.passage is not None:
+            self.passage.widen()
+        if self.state is State.HEAD:
+            if self.buffer and self._exchange is None:
                 self._refuse(heads.BadHead("The request's head did not come in time", 408))
             elif not self._has_unread():
-                self._buffer = b""
+                self.buffer = b""
                 self._close()
                 self.deadline = now + self._limits.slow_reader_timeout_s
-        elif self._state is _State.CLOSED:
+        elif self.state is State.CLOSED:
             self._transport.abort()
-        elif self._take is not None and self._reading:
+        elif self._take is not None and self.reading:
             self._fail_body(errors.TooSlow("The request's body did not come in time"))
-        elif self._relay is not None and self._state in (_State.ANSWERING, _State.SWITCHED):
+        elif self._relay is not None and self.state in (State.ANSWERING, State.SWITCHED):
             self.deadline = NEVER
             self._relay.deadline_passed()
         else:
@@ -252,15 +265,15 @@ class ClientConnection(asyncio.Protocol):
             return
         self._processing = True
         try:
-            while self._state is _State.HEAD and self.writable and self._next_request():
+            while self.state is State.HEAD and self.writable and self._next_request():
                 pass
         finally:
             self._processing = False
 
     def _next_request(self) -> bool:
-        buffer = self._buffer
+        buffer = self.buffer
         while buffer[:2] == b"\r\n":
-            buffer = self._buffer = buffer[2:]
+            buffer = self.buffer = buffer[2:]
         if not buffer:
             return False
         end = buffer.find(b"\r\n\r\n", max(0, self._scanned - 3))
@@ -272,20 +285,20 @@ class ClientConnection(asyncio.Protocol):
                 self._refuse(heads.BadHead(f"The request's head is larger than {heads.MAX_HEAD_BYTES} bytes", 431))
             return False
         self._scanned = 0
-        self._buffer = buffer[end + 4 :]
+        self.buffer = buffer[end + 4 :]
         try:
             head = self._server.reader.read(buffer[: end + 4])
         except heads.BadHead as error:
             self._refuse(error)
             return False
         self._start(head)
-        return self._state is _State.HEAD
+        return self.state is State.HEAD
 
     def _start(self, head: RequestHead) -> None:
         exchange = Exchange(self, head)
         exchange.started_at = self._server.clock()
         self._exchange = exchange
-        self._state = _State.ANSWERING
+        self.state = State.ANSWERING
         self._keep_alive = head.keep_alive and not self._server.draining
         self._owes_continue = head.expects_continue
         self._body = head.body_framing()
@@ -306,7 +319,7 @@ class ClientConnection(asyncio.Protocol):
     async def _answer(self, exchange: Exchange, coroutine: Coroutine[Any, Any, None]) -> None:
         try:
             await coroutine
-            if self._state is _State.ANSWERING and self._exchange is exchange and self._relay is None:
+            if self.state is State.ANSWERING and self._exchange is exchange and self._relay is None:
                 raise RuntimeError("the handler neither answered nor handed over")
         except (Exception, asyncio.CancelledError) as error:
             self._failed(exchange, error)
@@ -351,7 +364,7 @@ class ClientConnection(asyncio.Protocol):
             raise ClientGone
         if body.done:
             return None
-        if self._owes_continue and not self._buffer:
+        if self._owes_continue and not self.buffer:
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         self._owes_continue = False
         if wants_content and isinstance(body, framing.Chunked):
@@ -359,7 +372,7 @@ class ClientConnection(asyncio.Protocol):
         self._take = take
         self._paused_at = NEVER
         self._slowest = self._server.clock() + self._limits.body_grace_s
-        buffer, self._buffer = self._buffer, b""
+        buffer, self.buffer = self.buffer, b""
         self._expect_body(len(buffer))
         self._set_reading(True)
         try:
@@ -371,29 +384,29 @@ class ClientConnection(asyncio.Protocol):
                 raise errors.ValidationFailed(f"The request's body: {error}", reason="CannotParse") from None
             raise
         if body.done:
-            self._set_reading(len(self._buffer) <= MAX_PIPELINED_BYTES)
+            self._set_reading(len(self.buffer) <= MAX_PIPELINED_BYTES)
             return None
         self._body_waiter = self._server.loop.create_future()
         return self._body_waiter
 
     def body_at_hand(self, exchange: Exchange) -> bytes | None:
         """See Exchange.body_at_hand."""
-        body, buffer = self._body, self._buffer
+        body, buffer = self._body, self.buffer
         if self._exchange is not exchange or not isinstance(body, framing.Length) or body.left > len(buffer):
             return None
         used = body.feed(buffer)
-        self._buffer = buffer[used:]
+        self.buffer = buffer[used:]
         exchange.bytes_in += used
         self._owes_continue = False
         return buffer if used == len(buffer) else buffer[:used]
 
     def pause_body(self) -> None:
-        if self._take is not None and self._reading:
+        if self._take is not None and self.reading:
             self._paused_at = self._server.clock()
             self._set_reading(False)
 
     def resume_body(self) -> None:
-        if self._take is not None and not self._reading:
+        if self._take is not None and not self.reading:
             # While nobody took it, it could not come. Else it has no more time than one that nobody kept waiting.
             self._slowest += self._server.clock() - self._paused_at
             self._expect_body(0)
@@ -412,7 +425,7 @@ class ClientConnection(asyncio.Protocol):
     ) -> None:
         used = body.feed(data)
         if used < len(data):
-            self._buffer = data[used:]
+            self.buffer = data[used:]
             data = data[:used]
         if self._exchange is not None:
             self._exchange.bytes_in += used
@@ -425,7 +438,7 @@ class ClientConnection(asyncio.Protocol):
     def _feed_body(self, data: bytes) -> None:
         body = self._body
         assert body is not None
-        discarding = self._state is _State.DISCARDING
+        discarding = self.state is State.DISCARDING
         self._expect_body(len(data))
         try:
             self._take_body(body, self._take, data)
@@ -459,7 +472,7 @@ class ClientConnection(asyncio.Protocol):
     # -- answers --------------------------------------------------------------------------------------------------
 
     def attach(self, relay: Relay) -> None:
-        if self._state is not _State.ANSWERING:
+        if self.state is not State.ANSWERING:
             raise ClientGone
         self._relay = relay
 
@@ -474,7 +487,7 @@ class ClientConnection(asyncio.Protocol):
         return self._head_bytes(status, lines, exchange.request_id)
 
     def write(self, exchange: Exchange, data: bytes) -> None:
-        if self._exchange is exchange and self._state is _State.ANSWERING:
+        if self._exchange is exchange and self.state is State.ANSWERING:
             self._transport.write(data)
 
     def answered(self, exchange: Exchange) -> None:
@@ -489,20 +502,20 @@ class ClientConnection(asyncio.Protocol):
         if self._body is None or self._body.done:
             self._ready_for_next()
         elif self._keep_alive:
-            self._state = _State.DISCARDING
+            self.state = State.DISCARDING
             self._slowest = self._server.clock() + self._limits.body_grace_s
             self._set_reading(True)
-            buffer, self._buffer = self._buffer, b""
+            buffer, self.buffer = self.buffer, b""
             self._feed_body(buffer)
         else:
             self._linger()
 
     def abort(self) -> None:
         """Break the connection off."""
-        if self._passage is not None:
-            self._passage.widen()
-        if self._state is not _State.CLOSED:
-            self._state = _State.CLOSED
+        if self.passage is not None:
+            self.passage.widen()
+        if self.state is not State.CLOSED:
+            self.state = State.CLOSED
             if self._exchange is not None and self._exchange.ends_with_connection:
                 # An orderly end would be that of the answer.
                 sock: socket.socket = self._transport.get_extra_info("socket")
@@ -510,7 +523,7 @@ class ClientConnection(asyncio.Protocol):
             self._transport.abort()
 
     def close_if_idle(self) -> None:
-        if self._state is _State.HEAD:
+        if self.state is State.HEAD:
             if not self._has_unread():
                 self._close()
         elif self._tunnel is not None:
@@ -520,38 +533,42 @@ class ClientConnection(asyncio.Protocol):
 
     def begin_passage(self, passage: Passage, deadline: float) -> None:
         """The request that has come is passed on."""
-        self._passage = passage
-        self._state = _State.ANSWERING
-        self._keep_alive = True
+        # As fastpath does it.
+        self.passage = passage
+        self.state = State.ANSWERING
         self.deadline = deadline
 
     def end_passage(self, answer: bytes, now: float) -> None:
         """At `now` the whole answer has come."""
-        self._passage = None
-        self._state = _State.HEAD
+        self.passage = None
+        self.state = State.HEAD
         self.deadline = now + self._limits.keep_alive_timeout_s
         self._transport.write(answer)
-        if self._buffer or not self._reading:
-            self._set_reading(True)
-            self._process()
+        if self.buffer or not self.reading:
+            self.go_on()
+
+    def go_on(self) -> None:
+        """Read the requests that came while another one was answered."""
+        self._set_reading(True)
+        self._process()
 
     def begin_exchange(self, exchange: Exchange, relay: Relay) -> None:
         """The request that has come, whole, is `relay`'s to answer."""
-        self._state = _State.ANSWERING
+        self.state = State.ANSWERING
         self._keep_alive = True
         self.deadline = NEVER
         self.widen_passage(exchange, relay)
 
     def start_over(self, exchange: Exchange, head: RequestHead, body: bytes) -> None:
         """Answer a request from its beginning, of which nothing has been answered: `body` is all of its body."""
-        if self._exchange is exchange and self._state is _State.ANSWERING:
+        if self._exchange is exchange and self.state is State.ANSWERING:
             self._relay = None
-            self._buffer = body + self._buffer
+            self.buffer = body + self.buffer
             self._start(head)
 
     def widen_passage(self, exchange: Exchange, relay: Relay) -> None:
         """What was passed on is an exchange from now on, attached to `relay`."""
-        self._passage = None
+        self.passage = None
         self._exchange = exchange
         self._relay = relay
         self._body = framing.Length(0)
@@ -563,15 +580,15 @@ class ClientConnection(asyncio.Protocol):
         self, exchange: Exchange, headers: heads.Headers, tunnel: Tunnel
     ) -> tuple[asyncio.Transport, bytes, asyncio.Protocol]:
         """See Exchange.switch_protocols."""
-        if self._exchange is not exchange or self._state is not _State.ANSWERING:
+        if self._exchange is not exchange or self.state is not State.ANSWERING:
             raise ClientGone
         self._keep_alive = True  # what is said of it here would be of the other protocol
         exchange.first_byte_at = self._server.clock()
         self._transport.write(self._head_bytes(101, heads.lines_of(headers), exchange.request_id))
-        self._state = _State.SWITCHED
+        self.state = State.SWITCHED
         self._relay = self._tunnel = tunnel
         self._set_reading(True)
-        buffer, self._buffer = self._buffer, b""
+        buffer, self.buffer = self.buffer, b""
         if self._server.stopping:
             self._server.loop.call_soon(tunnel.going_away)
         return self._transport, buffer, self
@@ -588,7 +605,7 @@ class ClientConnection(asyncio.Protocol):
         self._server.ended(exchange, whole=whole)
         self._exchange = None
         self._relay = self._tunnel = None
-        if self._state is _State.SWITCHED:
+        if self.state is State.SWITCHED:
             self._transport.set_protocol(self)
             self._linger()
 
@@ -597,7 +614,7 @@ class ClientConnection(asyncio.Protocol):
         if not self._keep_alive or self._server.stopping:
             self._close()
             return
-        self._state = _State.HEAD
+        self.state = State.HEAD
         self._scanned = 0
         self.deadline = self._server.clock() + self._limits.keep_alive_timeout_s
         self._set_reading(True)
@@ -605,16 +622,16 @@ class ClientConnection(asyncio.Protocol):
 
     def _close(self) -> None:
         """Close once everything is sent; a client that doesn't take it is broken off by the sweeper."""
-        if self._buffer:
+        if self.buffer:
             self._linger()  # closing with bytes unread would reset the connection, and the answer with it
             return
-        self._state = _State.CLOSED
+        self.state = State.CLOSED
         self.deadline = self._server.clock() + self._limits.slow_reader_timeout_s
         self._transport.close()
 
     def _linger(self) -> None:
-        self._state = _State.LINGERING
-        self._buffer = b""
+        self.state = State.LINGERING
+        self.buffer = b""
         self._take = None
         self._body = None
         self.deadline = self._server.clock() + self._limits.linger_timeout_s
@@ -625,14 +642,14 @@ class ClientConnection(asyncio.Protocol):
     def _has_unread(self) -> bool:
         """Whether a request has come that is read next: a loop that is late looks at deadlines before it reads."""
         sock = self._transport.get_extra_info("socket")
-        if sock is None or not self._reading or self._transport.is_closing():
+        if sock is None or not self.reading or self._transport.is_closing():
             return False
         waiting = fcntl.ioctl(sock.fileno(), termios.FIONREAD, bytes(4))
         return waiting != bytes(4)
 
     def _set_reading(self, wanted: bool) -> None:
-        if wanted != self._reading and self._state is not _State.CLOSED and not self._transport.is_closing():
-            self._reading = wanted
+        if wanted != self.reading and self.state is not State.CLOSED and not self._transport.is_closing():
+            self.reading = wanted
             if wanted:
                 self._transport.resume_reading()
             else:

@@ -102,7 +102,7 @@ class DataPlane:
         self._limits = limits
         self._targets = targets = Targets(directory, region=region)
         self._resources = Resources(public_url, region)
-        self._bearers = Bearers(directory.key_sets, self._resources, now=now, skew_s=jwt_skew_s)
+        self._bearers = Bearers(directory.key_sets, self._resources, now=now, skew_s=jwt_skew_s, clock=sweeper.clock)
         self._callers = Callers(
             directory,
             targets,

@@ -7,6 +7,7 @@ providers, which change without control, have rules of their own: `key_sets`.)
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Any, Final, TypeVar
@@ -51,6 +52,7 @@ class Directory:
         worker: int,
         counts: Callable[[int], protocol.GatewayCounts] | None = None,
         answer_timeout_s: float = _ANSWER_TIMEOUT_S,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`counts` answers control's questions for them, given the first series that is wanted."""
         self._counts = counts
@@ -59,7 +61,7 @@ class Directory:
         self._keys: OrderedDict[str, AccessKey] = OrderedDict()
         self._routes: OrderedDict[tuple[str, str, str], protocol.EndpointRoute] = OrderedDict()
         self._contracts: OrderedDict[tuple[str, str, int], protocol.Contract] = OrderedDict()
-        self.key_sets: Final = KeySets(self._ask)
+        self.key_sets: Final = KeySets(self._ask, clock=clock)
         self._standings: OrderedDict[str, Standing] = OrderedDict()
         self._members: Members | None = None
         self._link = ipc.Link(path, protocol.REPLIES, handler=self._told, on_connect=self._greet)

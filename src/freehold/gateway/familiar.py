@@ -38,15 +38,15 @@ V = TypeVar("V")
 class Recent(Generic[K, V]):
     """What was used lately: up to twice `size` entries, of which those that were not used for long go."""
 
-    __slots__ = ("_newer", "_older", "_size")
+    __slots__ = ("_older", "_size", "newer")
 
     def __init__(self, size: int) -> None:
         self._size = size
-        self._newer: dict[K, V] = {}
+        self.newer: dict[K, V] = {}
         self._older: dict[K, V] = {}
 
     def get(self, key: K) -> V | None:
-        found = self._newer.get(key)
+        found = self.newer.get(key)
         if found is None and self._older:
             found = self._older.get(key)
             if found is not None:
@@ -54,9 +54,9 @@ class Recent(Generic[K, V]):
         return found
 
     def put(self, key: K, value: V) -> None:
-        if len(self._newer) >= self._size:
-            self._older, self._newer = self._newer, {}
-        self._newer[key] = value
+        if len(self.newer) >= self._size:
+            self._older, self.newer = self.newer, {}
+        self.newer[key] = value
 
 
 class FirstLine:

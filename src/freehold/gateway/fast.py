@@ -2,7 +2,8 @@
 """The compiled forms of the short ways, where they have been built, and whether this process uses them.
 
 Not for the ways themselves, which are `fastpath.pyx` (requests: see `passages`) and `fastpipe.pyx` (events of streams,
-messages of WebSockets), nor for building them (tools/extensions.py). Invariant: a worker without them answers the same.
+messages of WebSockets), with `fastseats.pyx`, `outlet.pyx` and `octets.pxd` below them, nor for building them
+(tools/extensions.py). Invariant: a worker without them answers the same.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
 if TYPE_CHECKING:
-    from freehold.gateway.fastpath import FastPassages
+    from freehold.gateway.fastpath import Agent, FastPassages
     from freehold.gateway.fastpipe import Chunks, Messages
 
 Choice = Literal["auto", "never", "always"]
@@ -23,7 +24,7 @@ HOW_TO_BUILD: Final = (
     "Freehold anew: pip install --force-reinstall --no-deps --no-cache-dir --no-binary freehold freehold; "
     "in a source tree: ./dev setup"
 )
-_MODULES: Final = ("fastpath", "fastpipe")
+_MODULES: Final = ("fastpath", "fastpipe", "fastseats", "outlet")
 
 
 class NotBuilt(Exception):
@@ -33,6 +34,7 @@ class NotBuilt(Exception):
 @dataclass(frozen=True)
 class Compiled:
     passages: type[FastPassages]
+    agent: type[Agent]
     chunks: type[Chunks]
     messages: type[Messages]
 
@@ -56,14 +58,14 @@ def find() -> Compiled:
         if found is None or found.origin is None:
             raise NotBuilt("not compiled for this Python")
         built = Path(found.origin)
-        source = built.with_name(f"{name}.pyx")
+        sources = [source for end in ("pyx", "pxd") for source in built.parent.glob(f"*.{end}")]
         # In a source tree somebody may start a server without `./dev`, after a change.
-        if source.is_file() and source.stat().st_mtime_ns > built.stat().st_mtime_ns:
+        if any(source.stat().st_mtime_ns > built.stat().st_mtime_ns for source in sources):
             raise NotBuilt("compiled from a source that has changed since")
-    from freehold.gateway.fastpath import FastPassages
+    from freehold.gateway.fastpath import Agent, FastPassages
     from freehold.gateway.fastpipe import Chunks, Messages
 
-    return Compiled(FastPassages, Chunks, Messages)
+    return Compiled(FastPassages, Agent, Chunks, Messages)
 
 
 class _Use:

@@ -1,8 +1,20 @@
+import asyncio
+
 from freehold.gateway.connection import ClientConnection
 from freehold.gateway.passages import Passages
+from freehold.gateway.upstream import Upstream
+
+class Client(asyncio.Protocol):
+    """What stands between a client's connection and its transport: takes passages, and hands `receive` all else."""
+
+class Agent(asyncio.Protocol):
+    """What stands between an agent's connection and its transport: takes the responses of passages, and hands
+    `data_received` all else."""
+
+    def __init__(self, upstream: Upstream, transport: asyncio.Transport) -> None: ...
 
 class FastPassages:
     """Takes requests as `Passages` does, and hands to it what it does not take itself."""
 
     def __init__(self, passages: Passages) -> None: ...
-    def take(self, connection: ClientConnection, data: bytes) -> bool: ...
+    def receiver(self, connection: ClientConnection, transport: asyncio.Transport) -> Client: ...

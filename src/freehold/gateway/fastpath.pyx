@@ -17,33 +17,39 @@ from cpython.unicode cimport PyUnicode_DecodeASCII, PyUnicode_DecodeUTF8
 from libc.string cimport memchr, memcmp, memcpy, strlen
 from libc.time cimport time
 
-from freehold.aws.sigv4 import SIGNATURE_SIZE
 from freehold.gateway import heads
 from freehold.gateway.claims import SHORTEST_S
+from freehold.gateway.connection import State
 from freehold.gateway.familiar import FamiliarHead
-from freehold.observe.access_log import stamp
+from freehold.gateway.fastseats cimport MOST_HEADERS, SIGNATURE, Form, Layout, Place, Sight
+from freehold.gateway.octets cimport (
+    NUMBER, Span, head_end, is_same, is_same_secret, put, put_bytes, put_hex, put_ms, put_number, put_padded, put_text,
+    value_of,
+)
+from freehold.gateway.outlet cimport Outlet
+from freehold.observe.access_log import FLUSH_LINES, stamp
 from freehold.observe.counts import LATENCY_BOUNDS_S
 from freehold.observe.tracing import Trace
 
 cdef enum:
-    MOST_HEADERS = 64  # familiar.MAX_SHAPE_HEADERS
     REQUEST_ID = 36
     TRACE_ID = 32
     SPAN_ID = 16
     SPEND = 16 + 12 + 8  # random bytes of one request
-    NUMBER = 24  # the longest number as text, and some
     LINE = 400  # of a line in the access log, what all requests write: names, ids and numbers, and some
     MOST_BOUNDS = 32
 
-cdef Py_ssize_t SIGNATURE = SIGNATURE_SIZE
 cdef int MAX_LENGTH_DIGITS = heads.MAX_LENGTH_DIGITS
+cdef object READY = State.HEAD
+cdef object ANSWERING = State.ANSWERING
+cdef Py_ssize_t MOST_LINES = FLUSH_LINES - 1
 cdef double SHORTEST = SHORTEST_S
+cdef double WAIT_S = 0.002
 cdef Py_ssize_t TRACE_LINES = len(Trace("0" * TRACE_ID, "0" * SPAN_ID, False, False).lines)
 cdef int BOUNDS = len(LATENCY_BOUNDS_S)
 cdef double[MOST_BOUNDS] BOUND_S
 for _at, _bound in enumerate(LATENCY_BOUNDS_S):
     BOUND_S[_at] = _bound
-cdef const char* HEX = b"0123456789abcdef"
 cdef bytes OK_LINE = b"HTTP/1.1 200 OK\r\n"
 cdef bytes REQUEST_ID_LINE = b"x-amzn-requestid: "
 cdef bytes DATE_LINE = b"\r\ndate: "
@@ -51,122 +57,7 @@ cdef bytes HEAD_END = b"\r\n\r\n"
 cdef bytes LENGTH_LINE = b"content-length: "
 
 
-# -- bytes ------------------------------------------------------------------------------------------------------------
-
-cdef struct Span:
-    const char* at
-    Py_ssize_t size
-
-
-cdef inline char* put(char* to, const char* what, Py_ssize_t size) noexcept:
-    memcpy(to, what, size)
-    return to + size
-
-
-cdef inline char* put_text(char* to, const char* what) noexcept:
-    return put(to, what, strlen(what))
-
-
-cdef inline char* put_bytes(char* to, bytes what) noexcept:
-    return put(to, PyBytes_AS_STRING(what), PyBytes_GET_SIZE(what))
-
-
-cdef inline char* put_hex(char* to, const unsigned char* what, Py_ssize_t size) noexcept:
-    cdef Py_ssize_t i
-    for i in range(size):
-        to[0] = HEX[what[i] >> 4]
-        to[1] = HEX[what[i] & 15]
-        to += 2
-    return to
-
-
-cdef inline char* put_number(char* to, long long number) noexcept:
-    """Not negative."""
-    cdef char[NUMBER] digits
-    cdef int used = 0
-    while True:
-        digits[used] = <char>(48 + number % 10)
-        used += 1
-        number //= 10
-        if number == 0:
-            break
-    while used:
-        used -= 1
-        to[0] = digits[used]
-        to += 1
-    return to
-
-
-cdef inline char* put_padded(char* to, long long number, int digits) noexcept:
-    """The last `digits` of a number, with zeros before it."""
-    cdef int i
-    for i in range(digits - 1, -1, -1):
-        to[i] = <char>(48 + number % 10)
-        number //= 10
-    return to + digits
-
-
-cdef inline char* put_ms(char* to, long long us) noexcept:
-    """Microseconds as milliseconds, the way Python writes a float."""
-    to = put_number(to, us // 1000)
-    to[0] = c"."
-    to = put_padded(to + 1, us % 1000, 3)
-    while (to - 1)[0] == c"0" and (to - 2)[0] != c".":
-        to -= 1
-    return to
-
-
-cdef inline bint is_value(const char* at, Py_ssize_t size) noexcept:
-    """Whether there are no control characters but tabs."""
-    cdef Py_ssize_t i
-    cdef unsigned char byte, bad = 0
-    for i in range(size):
-        byte = <unsigned char>at[i]
-        bad |= ((byte < 32) & (byte != 9)) | (byte == 127)
-    return not bad
-
-
-cdef inline bint is_ascii(const char* at, Py_ssize_t size) noexcept:
-    cdef Py_ssize_t i
-    cdef unsigned char found = 0
-    for i in range(size):
-        found |= <unsigned char>at[i]
-    return found < 128
-
-
-cdef inline bint is_plain(const char* at, Py_ssize_t size) noexcept:
-    """Whether a value without control characters but tabs is, in a canonical request, what it is here."""
-    cdef Py_ssize_t i
-    if size and (at[0] == c" " or at[size - 1] == c" "):
-        return False
-    for i in range(size):
-        if at[i] == c"\t" or (at[i] == c" " and at[i + 1] == c" "):
-            return False
-    return True
-
-
-cdef inline bytes value_of(Span* values, int at):
-    """None when there is none."""
-    return None if at < 0 else PyBytes_FromStringAndSize(values[at].at, values[at].size)
-
-
-cdef inline bint is_same(Span span, bytes other) noexcept:
-    return span.size == PyBytes_GET_SIZE(other) and memcmp(span.at, PyBytes_AS_STRING(other), span.size) == 0
-
-
-cdef inline bint is_same_secret(Span span, bytes other) noexcept:
-    """As is_same, in a time that says nothing of where they differ."""
-    cdef const char* known = PyBytes_AS_STRING(other)
-    cdef unsigned char differs = 0
-    cdef Py_ssize_t i
-    if span.size != PyBytes_GET_SIZE(other):
-        return False
-    for i in range(span.size):
-        differs |= <unsigned char>(span.at[i] ^ known[i])
-    return differs == 0
-
-
-cdef inline int bucket_of(double duration_s) noexcept:
+cdef int bucket_of(double duration_s) noexcept:
     """As bisect_left in LATENCY_BOUNDS_S."""
     cdef int at = 0
     while at < BOUNDS and BOUND_S[at] < duration_s:
@@ -174,164 +65,84 @@ cdef inline int bucket_of(double duration_s) noexcept:
     return at
 
 
-cdef inline const char* head_end(const char* at, const char* end) noexcept:
-    """After the first blank line; NULL when there is none."""
-    cdef const char* found
-    while end - at >= 4:
-        found = <const char*>memchr(at, c"\r", end - at - 3)
-        if found == NULL:
-            return NULL
-        if found[1] == c"\n" and found[2] == c"\r" and found[3] == c"\n":
-            return found + 4
-        at = found + 1
-    return NULL
+cdef inline object recall(recent, key):
+    """As familiar.Recent.get."""
+    found = (<dict>recent.newer).get(key)
+    return recent.get(key) if found is None else found
 
 
-# -- what is remembered, in the form that is needed here --------------------------------------------------------------
+# -- connections: what stands between them and their transports ------------------------------------------------------
 
 
-cdef class Layout:
-    """A familiar.Shape."""
+cdef class Client:
+    """Takes what comes of a connection.ClientConnection, whose state is there and not here."""
 
-    cdef tuple names  # keeps what `name` points to
-    cdef const char* name[MOST_HEADERS]
-    cdef Py_ssize_t size[MOST_HEADERS]
-    cdef int count, host, length, connection
+    cdef FastPassages fast
+    cdef object connection
+    cdef Outlet outlet
+    cdef readonly object eof_received, connection_lost, pause_writing, resume_writing
 
-    def __cinit__(self, shape):
-        self.names = shape.as_sent
-        self.count = len(self.names)
-        assert self.count <= MOST_HEADERS
-        for i in range(self.count):
-            self.name[i] = PyBytes_AS_STRING(<bytes>self.names[i])
-            self.size[i] = PyBytes_GET_SIZE(<bytes>self.names[i])
-        self.host, self.length, self.connection = shape.host, shape.length, shape.connection
+    def __cinit__(self, fast, connection, transport):
+        self.fast, self.connection, self.outlet = fast, connection, Outlet(transport)
+        self.eof_received, self.connection_lost = connection.eof_received, connection.connection_lost
+        self.pause_writing, self.resume_writing = connection.pause_writing, connection.resume_writing
 
-    cdef const char* read(self, const char* at, const char* end, Span* values) noexcept:
-        """Values of the header lines at `at`, as Shape.pattern finds them; where the head ends, or NULL."""
-        cdef int i
-        cdef Py_ssize_t size
-        cdef const char* value_end
-        for i in range(self.count):
-            size = self.size[i]
-            if end - at <= size or at[size] != c":" or memcmp(at, self.name[i], size) != 0:
-                return NULL
-            at += size + 1
-            while at < end and (at[0] == c" " or at[0] == c"\t"):
-                at += 1
-            value_end = <const char*>memchr(at, c"\r", end - at)
-            if value_end == NULL or end - value_end < 2 or value_end[1] != c"\n":
-                return NULL
-            if not is_value(at, value_end - at):
-                return NULL
-            values[i].at, values[i].size = at, value_end - at
-            at = value_end + 2
-        if end - at < 2 or at[0] != c"\r" or at[1] != c"\n":
-            return NULL
-        return at + 2
+    def data_received(self, bytes data):
+        connection = self.connection
+        if connection.state is READY and not connection.buffer and connection.writable and self.fast._take(self, data):
+            return
+        connection.receive(data)
+
+    cdef int begin(self, FastPassage passage, double deadline) except -1:
+        """As ClientConnection.begin_passage."""
+        connection = self.connection
+        connection.passage = passage
+        connection.state = ANSWERING
+        connection.deadline = deadline
+        return 0
+
+    cdef int end(self, bytes answer, double now, double keep_alive_timeout) except -1:
+        """As ClientConnection.end_passage."""
+        connection = self.connection
+        connection.passage = None
+        connection.state = READY
+        connection.deadline = now + keep_alive_timeout
+        self.outlet.put(answer)
+        if connection.buffer or not connection.reading:
+            connection.go_on()
+        return 0
 
 
-cdef class Sight:
-    """A seats.View."""
+cdef class Agent:
+    """Takes what comes of an upstream.Upstream, as Client does."""
 
-    cdef object view
-    cdef int authorization, count, bounded_count
-    cdef int told[MOST_HEADERS]
-    cdef int bounded[MOST_HEADERS]
-    cdef Py_ssize_t most[MOST_HEADERS]
+    cdef object upstream
+    cdef Outlet outlet
+    cdef readonly object eof_received, connection_lost, pause_writing, resume_writing
 
-    def __cinit__(self, view):
-        self.view = view
-        self.authorization = view.authorization
-        self.count = len(view.told_at)
-        for i, at in enumerate(view.told_at):
-            self.told[i] = at
-        self.bounded_count = len(view.bounded)
-        for i, (at, most) in enumerate(view.bounded):
-            self.bounded[i], self.most[i] = at, most
+    def __cinit__(self, upstream, transport):
+        self.upstream, self.outlet = upstream, Outlet(transport)
+        self.eof_received, self.connection_lost = upstream.eof_received, upstream.connection_lost
+        self.pause_writing, self.resume_writing = upstream.pause_writing, upstream.resume_writing
 
-    cdef object key(self, object first, Span* values):
-        """What the seat is found by: as seats.Seats makes it."""
-        cdef int i
-        cdef list told
-        if self.count == 1:
-            return (first, self.view, PyBytes_FromStringAndSize(values[self.told[0]].at, values[self.told[0]].size))
-        told = []
-        for i in range(self.count):
-            told.append(PyBytes_FromStringAndSize(values[self.told[i]].at, values[self.told[i]].size))
-        return (first, self.view, tuple(told))
+    def data_received(self, bytes data):
+        upstream = self.upstream
+        passage = upstream.passage
+        if type(passage) is FastPassage:
+            upstream.passage = None
+            if (<FastPassage>passage).answered(data):
+                return
+        upstream.data_received(data)
 
-    cdef bint is_bounded(self, Span* values) noexcept:
-        cdef int i
-        for i in range(self.bounded_count):
-            if values[self.bounded[i]].size > self.most[i]:
-                return False
-            if not is_ascii(values[self.bounded[i]].at, values[self.bounded[i]].size):
-                return False
-        return True
-
-
-cdef class Form:
-    """A sigv4_template.Template, and what the Authorization header of such requests begins with."""
-
-    cdef object template
-    cdef bytes start, before, after
-    cdef tuple starts
-    cdef int count, stamp, token, claimed
-    cdef int at[MOST_HEADERS]
-
-    def __cinit__(self, template, start):
-        self.template, self.start = template, start
-        self.before, self.after, self.starts = template.before, template.after, template.starts
-        self.count = len(template.at)
-        assert self.count <= MOST_HEADERS
-        for i in range(self.count):
-            self.at[i] = template.at[i]
-        self.stamp, self.token, self.claimed = template.stamp, template.token, template.claimed
-
-    cdef bint begins(self, Span authorization) noexcept:
-        cdef Py_ssize_t size = PyBytes_GET_SIZE(self.start)
-        return authorization.size == size + SIGNATURE and memcmp(
-            authorization.at, PyBytes_AS_STRING(self.start), size
-        ) == 0
-
-    cdef bytes canonical(self, Span* values, bytes payload_sha256):
-        """As Template.canonical; None when a value is not there as it stands."""
-        cdef Py_ssize_t size = PyBytes_GET_SIZE(self.before) + PyBytes_GET_SIZE(self.after)
-        cdef int i
-        for i in range(self.count):
-            if not is_plain(values[self.at[i]].at, values[self.at[i]].size):
-                return None
-            size += PyBytes_GET_SIZE(<bytes>self.starts[i]) + values[self.at[i]].size + 1
-        cdef bytes made = PyBytes_FromStringAndSize(NULL, size + PyBytes_GET_SIZE(payload_sha256))
-        cdef char* to = put_bytes(PyBytes_AS_STRING(made), self.before)
-        for i in range(self.count):
-            to = put_bytes(to, <bytes>self.starts[i])
-            to = put(to, values[self.at[i]].at, values[self.at[i]].size)
-            to[0] = c"\n"
-            to += 1
-        put_bytes(put_bytes(to, self.after), payload_sha256)
-        return made
-
-
-cdef class Place:
-    """A seats.Seat, and the last token that was good for it, or the form of its last signature."""
-
-    cdef object standing, claim, key, rules, target, series, key_set, sent, keys
-    cdef bytes first, rest, answer_lines, log_before, log_after
-    cdef bint by_token, is_traced
-    cdef double good_until
-    cdef Form form
-
-    def __cinit__(self, seat):
-        self.standing, self.claim, self.key = seat.target.standing, seat.claim, seat.key
-        self.rules, self.target = seat.rules, seat.target
-        self.first, self.rest = seat.agent_head.first, seat.agent_head.rest
-        self.answer_lines = seat.answer_lines
-        self.by_token, self.is_traced = seat.by_token, seat.is_traced
-        self.key_set = seat.target.contract.authorizer.key_set if seat.by_token else None
-        self.sent = self.keys = None
-        self.good_until = 0.0
+    cdef int begin(self, FastPassage passage, bytes request) except -1:
+        """As Upstream.begin_passage."""
+        upstream = self.upstream
+        upstream.sink = upstream.passage = passage
+        written = upstream.written
+        upstream.written_before = written
+        upstream.written = written + PyBytes_GET_SIZE(request)
+        self.outlet.put(request)
+        return 0
 
 
 # -- requests ---------------------------------------------------------------------------------------------------------
@@ -341,13 +152,15 @@ cdef class FastPassages:
     """Takes requests, if they are such; hands to `passages` what may be but is not familiar enough."""
 
     cdef object _passages, _invocations, _host, _reader, _hosts, _claims, _sweeper, _observer, _clock, _tracer, _ratio
-    cdef object _chance, _verdict, _current_keys, _signer, _signer_of, _known_template, _date, _known_response
+    cdef object _chance, _verdict, _key_sets, _signer, _signer_of, _known_template, _date, _known_response
     cdef object _access_log, _wall, _add_written
+    cdef list _lines, _waiting
+    cdef object _call_later
     cdef object _first, _known
     cdef bytes _line, _host_value, _response, _random
     cdef Py_ssize_t _drawn
     cdef Py_ssize_t _max_payload, _max_idle
-    cdef double _first_byte_timeout
+    cdef double _first_byte_timeout, _keep_alive_timeout
     cdef long long _second
     cdef bytes _stamp
 
@@ -361,23 +174,28 @@ cdef class FastPassages:
         self._sweeper, self._observer, self._clock = passages.sweeper, passages.observer, passages.clock
         self._tracer = passages.tracer
         self._ratio, self._chance = self._tracer.sample_ratio, self._tracer.chance
-        self._verdict, self._current_keys, self._signer = (
-            callers.bearer_at_once, callers.current_keys, callers.signer_at_once
-        )
+        self._verdict, self._key_sets, self._signer = callers.bearer_at_once, callers.key_sets, callers.signer_at_once
         self._signer_of, self._known_template, self._date = callers.signer, callers.known_template, callers.now
         self._known_response = passages.known_response
         self._access_log = passages.observer.access_log
-        self._wall = self._add_written = None
+        self._wall = self._add_written = self._lines = None
         if self._access_log is not None and self._access_log.json_lines:
             self._wall, self._add_written = self._access_log.wall, passages.observer.add_written
+            self._lines = self._access_log.lines
         self._line = self._host_value = self._response = self._random = b""
         self._drawn = 0
         self._max_payload, self._max_idle = limits.max_payload_bytes, limits.max_idle_connections
-        self._first_byte_timeout = limits.first_byte_timeout_s
+        self._first_byte_timeout, self._keep_alive_timeout = limits.first_byte_timeout_s, limits.keep_alive_timeout_s
         self._second = -1
         self._stamp = b""
+        self._waiting = []
+        self._call_later = passages.host.loop.call_later
 
-    def take(self, connection, bytes data):
+    def receiver(self, connection, transport):
+        """See connection.Host.receiver."""
+        return Client(self, connection, transport)
+
+    cdef bint _take(self, Client client, bytes data) except -1:
         """See passages.Passages.take."""
         cdef const char* start = PyBytes_AS_STRING(data)
         cdef const char* end = start + PyBytes_GET_SIZE(data)
@@ -401,17 +219,17 @@ cdef class FastPassages:
             layout = shape.compiled = Layout(shape)
         at = layout.read(start + PyBytes_GET_SIZE(self._line), end, values)
         if at == NULL:
-            return self._passages.take(connection, data)
+            return self._passages.take(client.connection, data)
         size = end - at
         if size > self._max_payload or not self._is_read(layout, values, size):
             return False
-        view = seats.views.get(shape)
+        view = (<dict>seats.views).get(shape)
         if view is None or not view.told_at:
             return False
         sight = view.compiled
         if sight is None:
             sight = view.compiled = Sight(view)
-        seat = seats.of(sight.key(first, values))
+        seat = recall(seats.recent, sight.key(first, values))
         if seat is None:
             self._line = b""  # what is known of it may have been forgotten, and learnt anew
             return False
@@ -423,7 +241,7 @@ cdef class FastPassages:
             return False
         now = self._clock()
         passage = FastPassage.__new__(FastPassage)
-        passage.fast, passage.connection, passage.seat, passage.place = self, connection, seat, place
+        passage.fast, passage.client, passage.seat, passage.place = self, client, seat, place
         passage.data, passage.head_size, passage.started_at = data, at - start, now
         if place.by_token:
             if not self._is_bearers(place, values[sight.authorization], now):
@@ -431,17 +249,56 @@ cdef class FastPassages:
         elif not self._is_signers(place, first, values, values[sight.authorization], at, size):
             return False
         upstream = self._idle(claim, now)
-        if upstream is None:
-            return self._passages.take(connection, data)
-        passage.upstream = upstream
+        if upstream is None and (place.known is None or not claim.in_flight):
+            return self._passages.take(client.connection, data)
         claim.in_flight += 1
         claim.requests += 1
         self._begin(passage)
-        connection.begin_passage(passage, now + self._first_byte_timeout)
-        upstream.begin_passage(passage, passage.request(at, size))
+        client.begin(passage, now + self._first_byte_timeout)
+        if upstream is None:
+            self._wait(passage)
+        else:
+            self._send(passage, upstream)
+        return True
+
+    cdef int _send(self, FastPassage passage, upstream) except -1:
+        passage.agent = upstream.receiver
+        passage.agent.begin(passage, passage.request())
         if passage.known_trace is not None and passage.known_trace.recorded:
             passage.widen()
-        return True
+        return 0
+
+    cdef int _wait(self, FastPassage passage) except -1:
+        """The session's connections are all in use, and by requests that are answered whole: one may be free at once,
+        and making another costs more than all else of a request."""
+        if not self._waiting:
+            self._call_later(WAIT_S, self._tick)
+        self._waiting.append(passage)
+        return 0
+
+    def _tick(self):
+        """Those that have waited since before the last tick get connections of their own."""
+        cdef FastPassage passage
+        for passage in list(self._waiting):
+            if passage.has_waited:
+                passage.widen()
+            passage.has_waited = True
+        if self._waiting:
+            self._call_later(WAIT_S, self._tick)
+
+    cdef int _serve(self, claim, double now) except -1:
+        """A connection of `claim` may be free."""
+        cdef FastPassage passage
+        cdef Py_ssize_t i
+        for i in range(len(self._waiting)):
+            passage = self._waiting[i]
+            if passage.place.claim is claim:
+                upstream = self._idle(claim, now)
+                if upstream is not None:
+                    del self._waiting[i]
+                    self._send(passage, upstream)
+                break
+        return 0
 
     cdef object _first_line(self, const char* start, const char* end, bytes data):
         """The familiar.FirstLine that `data` begins with; `_line` is its bytes then."""
@@ -453,7 +310,7 @@ cdef class FastPassages:
         if found == NULL:
             return None
         line = PyBytes_FromStringAndSize(start, found - start + 1)
-        first = self._reader.first_lines.get(line)
+        first = (<dict>self._reader.first_lines).get(line)
         if first is not None:
             self._line, self._first = line, first
         return first
@@ -503,7 +360,8 @@ cdef class FastPassages:
     cdef bint _is_bearers(self, Place place, Span authorization, double now) except -1:
         """Whether who calls by token is known at once, and is the session's owner."""
         if place.sent is not None and now < place.good_until and is_same_secret(authorization, <bytes>place.sent):
-            if self._current_keys(place.key_set) is place.keys:
+            entry = (<dict>self._key_sets).get(place.key_set)
+            if entry is not None and entry.keys is place.keys and now < <double>entry.ask_again_at:
                 return True
         value = PyBytes_FromStringAndSize(authorization.at, authorization.size)
         verdict = self._verdict(place.target, value)
@@ -571,8 +429,8 @@ cdef class FastPassages:
         cdef const unsigned char* drawn = self._draw()
         cdef char* to = passage.id
         cdef unsigned char of_version[8]
+        cdef unsigned char seconds[4]
         cdef unsigned int now
-        cdef int i
         memcpy(of_version, drawn + 4, 8)
         of_version[2] = (of_version[2] & 0x0F) | 0x40
         of_version[4] = (of_version[4] & 0x3F) | 0x80
@@ -589,10 +447,8 @@ cdef class FastPassages:
             passage.known_trace = self._tracer.begin(passage.head.headers)
             return 0
         now = <unsigned int>time(NULL)
-        for i in range(8):
-            passage.trace_id[7 - i] = HEX[now & 15]
-            now >>= 4
-        put_hex(passage.trace_id + 8, drawn + 16, 12)
+        seconds[0], seconds[1], seconds[2], seconds[3] = now >> 24, now >> 16 & 255, now >> 8 & 255, now & 255
+        put_hex(put_hex(passage.trace_id, seconds, 4), drawn + 16, 12)
         put_hex(passage.span_id, drawn + 28, 8)
         passage.sampled = True
         if self._ratio is not None:
@@ -628,7 +484,10 @@ cdef class FastPassages:
         series.bytes_in += bytes_in
         series.bytes_out += bytes_out
         line = passage.log_line(<double>self._wall(), <long long>(duration_s * 1e6), bytes_in, bytes_out)
-        self._add_written(self._access_log, line)
+        if 0 < len(self._lines) < MOST_LINES:
+            self._lines.append(line)
+        else:
+            self._add_written(self._access_log, line)
         return 0
 
     cdef bytes _timestamp(self, long long second):
@@ -649,9 +508,19 @@ cdef class FastPassage:
     cdef char id[REQUEST_ID]
     cdef char trace_id[TRACE_ID]
     cdef char span_id[SPAN_ID]
-    cdef bint sampled
-    cdef readonly object connection, upstream, seat
+    cdef bint sampled, has_waited
+    cdef Client client
+    cdef Agent agent
+    cdef readonly object seat
     cdef readonly double started_at
+
+    @property
+    def connection(self):
+        return self.client.connection
+
+    @property
+    def upstream(self):
+        return self.agent.upstream
 
     @property
     def head(self):
@@ -696,9 +565,11 @@ cdef class FastPassage:
         to = put_text(to, b"-01" if self.sampled else b"-00")
         return put_text(to, b"\r\n")
 
-    cdef bytes request(self, const char* body, Py_ssize_t size):
+    cdef bytes request(self):
         """All that the agent gets: as headers.AgentHead.with_body makes it."""
         cdef Place place = self.place
+        cdef const char* body = PyBytes_AS_STRING(self.data) + self.head_size
+        cdef Py_ssize_t size = PyBytes_GET_SIZE(self.data) - self.head_size
         cdef char number[NUMBER]
         cdef Py_ssize_t digits = put_number(number, size) - number
         cdef bytes lines = None if self.known_trace is None else self.known_trace.lines
@@ -720,7 +591,7 @@ cdef class FastPassage:
         put(to, body, size)
         return made
 
-    def answered(self, bytes data):
+    cdef bint answered(self, bytes data) except -1:
         """See passages.Passage.answered."""
         cdef FastPassages fast = self.fast
         cdef Place place = self.place
@@ -742,7 +613,9 @@ cdef class FastPassage:
                 return False
             fast._response, fast._known = value, known
         known = fast._known
-        kept = known.kept.get(place.rules)
+        if place.known is not known:
+            place.known, place.kept = known, known.kept.get(place.rules)
+        kept = place.kept
         if kept is None or known.length != size or not known.keep_alive or fast._host.draining:
             self.widen()
             return False
@@ -750,19 +623,23 @@ cdef class FastPassage:
         self._passed(now)
         fast._observe(self, now, size)
         lines, has_trace = kept
-        self.connection.end_passage(self._answer(lines, known.length_line, has_trace, body, size), now)
+        self.client.end(self._answer(lines, known.length_line, has_trace, body, size), now, fast._keep_alive_timeout)
+        if fast._waiting:
+            fast._serve(place.claim, now)
         return True
 
     cdef int _passed(self, double now) except -1:
         """As claims.Claims.passed."""
         claim = self.place.claim
         claim.in_flight -= 1
-        claim.idle_since = self.upstream.idle_since = now
+        upstream = self.agent.upstream
+        claim.idle_since = upstream.idle_since = now
         if claim.ended is None and len(claim.idle) < self.fast._max_idle:
-            self.upstream.end_passage()
-            claim.idle.append(self.upstream)
+            upstream.sink = None
+            upstream.is_reused = True
+            claim.idle.append(upstream)
         else:
-            self.upstream.leave()
+            upstream.leave()
         return 0
 
     cdef bytes _answer(self, bytes lines, bytes length_line, bint has_trace, const char* body, Py_ssize_t size):
@@ -830,8 +707,11 @@ cdef class FastPassage:
         return PyUnicode_DecodeUTF8(start, to - start, NULL)
 
     def widen(self):
-        """See passages.Passage.widen."""
-        return self.fast._passages.widen(self)
+        """See passages.Passage.widen. Also of one that waits, to which nothing has been sent."""
+        if self.agent is not None:
+            return self.fast._passages.widen(self)
+        self.fast._waiting.remove(self)
+        return self.fast._passages.dial(self)
 
     # -- Sink: see passages.Passage ---------------------------------------------------------------------------------
 

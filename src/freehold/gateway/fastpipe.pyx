@@ -2,18 +2,13 @@
 """The short ways of what passes in small parts, compiled: events of streams, and messages of WebSockets.
 
 For: `relay` and `websocket.direction`, whose own short ways these stand in for. Not for a part that is more or less
-than one whole chunk or message: that goes the long way, and so does all that comes until it has ended. Invariant: a
-part is written past a transport only while that is open and nothing waits in it; by then its descriptor may be another
-connection's.
+than one whole chunk or message: that goes the long way, and so does all that comes until it has ended. Invariant:
+what comes out at the other end is what came in, in its order.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 
-cdef extern from "<sys/socket.h>" nogil:
-    enum:
-        MSG_DONTWAIT
-        MSG_NOSIGNAL
-    ssize_t send(int descriptor, const void* data, size_t size, int flags)
+from freehold.gateway.outlet cimport Outlet
 
 cdef enum:
     FIN_TEXT = 0x81
@@ -21,32 +16,6 @@ cdef enum:
     MASKED = 0x80
     TWO_BYTES_MORE = 126
     MOST_SIZE_DIGITS = 15
-
-
-cdef class Outlet:
-    """Where parts go: at once, as long as the transport has sent all that came before."""
-
-    cdef object write, is_closing, waiting
-    cdef int descriptor
-
-    def __cinit__(self, transport):
-        self.write, self.is_closing, self.waiting = (
-            transport.write, transport.is_closing, transport.get_write_buffer_size
-        )
-        self.descriptor = transport.get_extra_info("socket").fileno()
-
-    cdef int put(self, bytes data) except -1:
-        """To an open transport."""
-        cdef Py_ssize_t size = PyBytes_GET_SIZE(data)
-        cdef ssize_t sent = 0
-        if not self.waiting():
-            sent = send(self.descriptor, PyBytes_AS_STRING(data), size, MSG_DONTWAIT | MSG_NOSIGNAL)
-            if sent == size:
-                return 0
-            if sent < 0:
-                sent = 0  # there is no room, or it is broken: the transport finds out, too
-        self.write(data[sent:] if sent else data)
-        return 0
 
 
 cdef class Chunks:
@@ -63,7 +32,7 @@ cdef class Chunks:
         self.most = body.max_chunk_bytes
 
     def data_received(self, bytes data):
-        if self.is_open and self._is_chunk(data) and not self.relay.ended and not self.outlet.is_closing():
+        if self.is_open and self._is_chunk(data) and not self.relay.ended:
             self.exchange.bytes_out += PyBytes_GET_SIZE(data)
             self.outlet.put(data)
             return
@@ -118,7 +87,7 @@ cdef class Messages:
         self.is_open = False
 
     def data_received(self, bytes data):
-        if self.is_open and self._is_message(data) and not self.outlet.is_closing() and self._is_in_time():
+        if self.is_open and self._is_message(data) and self._is_in_time():
             self.passed += PyBytes_GET_SIZE(data)
             self.outlet.put(data)
             return

@@ -37,7 +37,7 @@ log = structlog.get_logger(__name__)
 
 
 @dataclass(slots=True)
-class _Entry:
+class Entry:
     """What is known of one set; instants are those of the clock."""
 
     keys: Keys
@@ -53,19 +53,20 @@ class KeySets:
     def __init__(self, ask: Ask, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._ask = ask
         self._clock = clock
-        self._entries: OrderedDict[str, _Entry] = OrderedDict()
+        self.entries: Final[OrderedDict[str, Entry]] = OrderedDict()
+        """By name."""
         self._asking: dict[tuple[str, str | None], asyncio.Task[Keys | None]] = {}
         self._missing: dict[tuple[str, bytes], float] = {}
         """Until when a generation is known not to have a key."""
 
     def current(self, name: str) -> Keys | None:
         """The keys to use at once, without asking."""
-        entry = self._entries.get(name)
+        entry = self.entries.get(name)
         return entry.keys if entry is not None and self._clock() < entry.ask_again_at else None
 
     async def get(self, name: str, question: protocol.GetKeySet) -> Keys:
         """The keys to use. Raises TokenRefused when there are none, Unavailable when control is away, too."""
-        entry = self._entries.get(name)
+        entry = self.entries.get(name)
         if entry is not None and self._clock() < entry.usable_until:
             if self._clock() >= entry.ask_again_at:
                 # What is known is good for now: nobody waits.
@@ -82,7 +83,7 @@ class KeySets:
 
         Raises Unavailable.
         """
-        entry = self._entries.get(name)
+        entry = self.entries.get(name)
         if entry is not None and entry.keys.generation != than.generation:
             return entry.keys
         now = self._clock()
@@ -103,11 +104,11 @@ class KeySets:
     def forget(self, names: Iterable[str]) -> None:
         """There is a newer generation of these."""
         for name in names:
-            self._entries.pop(name, None)
+            self.entries.pop(name, None)
 
     def doubt(self) -> None:
         """There may be newer ones of all: what a control that has just come says is asked for."""
-        for entry in self._entries.values():
+        for entry in self.entries.values():
             entry.ask_again_at = entry.renewal_at = 0.0
 
     def _begin(
@@ -129,7 +130,7 @@ class KeySets:
 
     async def _learn(self, name: str, question: protocol.GetKeySet, lacking: str | None) -> Keys | None:
         """Ask control; None when it has no keys either. Raises FreeholdError."""
-        entry = self._entries.get(name)
+        entry = self.entries.get(name)
         if entry is not None:
             entry.ask_again_at = self._clock() + RETRY_S
         make = await asyncio.to_thread(_import)
@@ -141,19 +142,19 @@ class KeySets:
         if not isinstance(told, protocol.KeySet):
             return None
         now = self._clock()
-        entry = self._entries.get(name)
+        entry = self.entries.get(name)
         if entry is None or entry.keys.generation != told.generation:
             keys = make(told.issuer, told.generation, told.keys)
         else:
             keys = entry.keys
-        self._entries[name] = _Entry(
+        self.entries[name] = Entry(
             keys=keys,
             usable_until=now + told.usable_for_s,
             ask_again_at=now + min(max(told.refresh_in_s, RETRY_S), told.usable_for_s),
             renewal_at=now + told.renewal_in_s,
         )
-        if len(self._entries) > MAX_SETS:
-            self._entries.popitem(last=False)
+        if len(self.entries) > MAX_SETS:
+            self.entries.popitem(last=False)
         return keys
 
 

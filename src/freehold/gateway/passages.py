@@ -31,6 +31,8 @@ from freehold.observe import ids
 from freehold.observe.tracing import Trace, Tracer
 
 if TYPE_CHECKING:
+    import asyncio
+
     from freehold.gateway.connection import ClientConnection
 
 _HEAD_END: Final = b"\r\n\r\n"
@@ -42,17 +44,23 @@ class Host(Protocol):
 
     draining: bool
     reader: Reader
+    loop: asyncio.AbstractEventLoop
 
 
-class Begun(observer.Passage, Protocol):
-    """One request, from the moment when it has been sent to the agent."""
+class Waiting(observer.Passage, Protocol):
+    """One request, before it is sent to the agent."""
 
     @property
     def connection(self) -> ClientConnection: ...
     @property
-    def upstream(self) -> Upstream: ...
-    @property
     def head(self) -> RequestHead: ...
+
+
+class Begun(Waiting, Protocol):
+    """One that has been sent."""
+
+    @property
+    def upstream(self) -> Upstream: ...
 
 
 class Passages:
@@ -133,8 +141,14 @@ class Passages:
         connection.begin_exchange(relay.exchange, relay)
         relay.exchange.continue_in(self._begin_later(connection, relay, head, body))
 
+    def dial(self, passage: Waiting) -> None:
+        """Have `passage`, of which nothing has been sent and which has joined its session, go on as an exchange with a
+        connection of its own."""
+        relay = self._of(passage)
+        relay.exchange.continue_in(self._begin_later(passage.connection, relay, passage.head, passage.body))
+
     async def _begin_later(
-        self, connection: ClientConnection, relay: AgentRelay, head: FamiliarHead, body: bytes
+        self, connection: ClientConnection, relay: AgentRelay, head: RequestHead, body: bytes
     ) -> None:
         await eager.in_task()
         try:
@@ -156,6 +170,11 @@ class Passages:
 
     def widen(self, passage: Begun) -> AgentRelay:
         """Have `passage` go on as an exchange, as if it had been one from its beginning."""
+        relay = self._of(passage)
+        relay.take_over(passage.upstream, passage.started_at, retry=self.invocations.begin_again)
+        return relay
+
+    def _of(self, passage: Waiting) -> AgentRelay:
         relay = self._relay(
             passage.connection,
             passage.head,
@@ -166,7 +185,6 @@ class Passages:
             since=passage.started_at,
         )
         passage.connection.widen_passage(relay.exchange, relay)
-        relay.take_over(passage.upstream, passage.started_at, retry=self.invocations.begin_again)
         return relay
 
     def _relay(

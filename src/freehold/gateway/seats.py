@@ -108,9 +108,8 @@ class Seats:
         self._names = members.headers - self._bounds.keys()
         """Of headers that have a say in where a request goes, or reach the agent."""
         self.views: dict[Shape, View] = {}
-        self._seats: Recent[tuple[FirstLine, View, Any], Seat] = Recent(MAX_SEATS)
-        self.of: Final = self._seats.get
-        """The seat found by a first line, a view and what is told in it."""
+        self.recent: Recent[tuple[FirstLine, View, Any], Seat] = Recent(MAX_SEATS)
+        """Seats by a first line, a view and what is told in it."""
 
     def find(self, head: FamiliarHead) -> tuple[Seat, bytes] | None:
         """The seat for a request, if there is one, and the value of its one Authorization header."""
@@ -118,7 +117,7 @@ class Seats:
         if view is None or view.told is None:
             return None
         values = head.values
-        seat = self.of((head.first, view, view.told(values)))
+        seat = self.recent.get((head.first, view, view.told(values)))
         if seat is None or not seat.target.standing.current:
             return None
         for at, most in view.bounded:
@@ -154,4 +153,4 @@ class Seats:
         told = view.told(head.values)
         if len(told if isinstance(told, bytes) else b"".join(told)) <= MAX_SEAT_BYTES:
             seat = Seat(target, rules, key, claim, agent_head, is_traced=bool(view.bounded))
-            self._seats.put((head.first, view, told), seat)
+            self.recent.put((head.first, view, told), seat)

@@ -10,7 +10,7 @@ import asyncio
 import structlog
 
 from freehold.gateway.bounds import GatewayLimits
-from freehold.gateway.connection import ClientConnection, Passages
+from freehold.gateway.connection import ClientConnection, Passages, Receiver
 from freehold.gateway.exchange import Exchange, Handler
 from freehold.gateway.familiar import Reader
 from freehold.gateway.observer import Observer
@@ -28,6 +28,7 @@ class Server:
         self.handler = handler
         self.reader = reader
         self.passages: Passages | None = None
+        self.receiver: Receiver | None = None
         self._observer = observer
         self.sweeper = sweeper
         self.limits = limits

@@ -18,6 +18,8 @@ from freehold.gateway.framing import BadFraming, UntilClose
 
 _TCP_ESTABLISHED_BYTES_ACKED: Final = 120
 """Offset of `tcpi_bytes_acked` in Linux's `struct tcp_info`."""
+_OF_PASSAGES: Final = "POST"
+"""Their method: a connection is ready for one between responses."""
 MAX_INTERIM: Final = 32
 """Of one response's interim heads (1xx)."""
 
@@ -64,6 +66,13 @@ class ReadResponse(Protocol):
     def __call__(self, data: bytes, *, request_method: str) -> heads.ResponseHead: ...
 
 
+class Receiver(Protocol):
+    """Makes what stands between a connection and its transport: that takes passages' responses, hands `data_received`
+    what it does not take, and tells of the rest; see `fastpath.Agent`."""
+
+    def __call__(self, upstream: Upstream, transport: asyncio.Transport) -> asyncio.BaseProtocol: ...
+
+
 class Upstream(asyncio.Protocol):
     """One connection. `on_lost` is called once when it is gone."""
 
@@ -72,17 +81,22 @@ class Upstream(asyncio.Protocol):
         sock: socket.socket,
         on_lost: Callable[[Upstream], None],
         read_response: ReadResponse = heads.parse_response,
+        receiver: Receiver | None = None,
     ) -> None:
         self._sock = sock
         self._poll: select.poll | None = None
         self._on_lost = on_lost
         self._read_response = read_response
+        self._make_receiver = receiver
+        self.receiver: asyncio.BaseProtocol | None = None
+        """What the transport hands to what comes, in the place of this, as long as it is open."""
         self._transport: asyncio.Transport = cast("asyncio.Transport", None)
-        self._sink: Sink | None = None
-        self._passage: Passage | None = None
+        self.sink: Sink | None = None
+        self.passage: Passage | None = None
+        """The Sink, if it is to be asked first whether what comes is the whole response."""
         self._is_received_elsewhere = False
         self._head: heads.ResponseHead | None = None
-        self._method = ""
+        self._method = _OF_PASSAGES
         self._interim = 0
         self._may_switch = False
         self._buffer = b""
@@ -93,8 +107,8 @@ class Upstream(asyncio.Protocol):
         self._closed_orderly = False
         """Whether the other side's FIN came, and before any reset."""
         self._lost: Exception | None = None
-        self._written_before = 0
-        self._written = 0
+        self.written_before = 0
+        self.written = 0
         self.is_reused = False
         self.idle_since = 0.0
         """When it last became idle, for whoever keeps it."""
@@ -106,33 +120,28 @@ class Upstream(asyncio.Protocol):
 
     def begin(self, sink: Sink, method: str, *, may_switch: bool = False) -> None:
         """The next response is for `sink`. With `may_switch` it may be a 101; then see `switch`."""
-        assert self._sink is None
-        self._sink = sink
-        self._head = None
-        self._interim = 0
+        assert self.sink is None
+        self.sink = sink
         self._method = method
         self._may_switch = may_switch
-        self._written_before = self._written
+        self.written_before = self.written
 
     def begin_passage(self, passage: Passage, request: bytes) -> None:
         """As `begin` and `write`, for a POST of which everything is written at once; `passage` is asked first."""
-        self._sink = self._passage = passage
-        self._head = None
-        self._interim = 0
-        self._method = "POST"
-        self._may_switch = False
-        self._written_before = self._written
-        self._written += len(request)
+        # As fastpath does it.
+        self.sink = self.passage = passage
+        self.written_before = self.written
+        self.written += len(request)
         self._transport.write(request)
 
     def hand_over(self, sink: Sink) -> None:
         """The response that is waited for is for `sink`."""
-        self._passage = None
-        self._sink = sink
+        self.passage = None
+        self.sink = sink
 
     def end_passage(self) -> None:
         """The response has been taken whole."""
-        self._sink = None
+        self.sink = None
         self.is_reused = True
 
     def receive_with(self, receive: Receive) -> None:
@@ -144,7 +153,7 @@ class Upstream(asyncio.Protocol):
         self._transport.set_protocol(_Receiving(self, receive))
 
     def write(self, data: bytes) -> None:
-        self._written += len(data)
+        self.written += len(data)
         self._transport.write(data)
 
     @property
@@ -192,18 +201,18 @@ class Upstream(asyncio.Protocol):
 
     def leave(self) -> None:
         """The Sink wants no more; the connection is of no use."""
-        self._sink = None
+        self.sink = None
         self._held = False
         self.abort()
 
     def pass_to(self, sink: Sink) -> None:
         """What is still to come of the response is for `sink`."""
-        self._sink = sink
+        self.sink = sink
 
     def switch(self) -> tuple[asyncio.Transport, bytes]:
         """After a 101: the transport, and what has come already, for somebody who sets the transport's protocol before
         it waits; and who tells us of the connection's end."""
-        self._sink = None
+        self.sink = None
         buffer, self._buffer = self._buffer, b""
         return self._transport, buffer
 
@@ -225,7 +234,7 @@ class Upstream(asyncio.Protocol):
             return False
         acked: int = struct.unpack_from("=Q", info, _TCP_ESTABLISHED_BYTES_ACKED)[0]
         # The SYN may count as one.
-        return acked <= self._written_before + 1
+        return acked <= self.written_before + 1
 
     def was_request_unread(self) -> bool:
         """Whether the kernel knows that the peer has not read all of the last request, on a Unix socket that broke.
@@ -249,22 +258,25 @@ class Upstream(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
+        if self._make_receiver is not None:
+            self.receiver = self._make_receiver(self, self._transport)
+            self._transport.set_protocol(self.receiver)
 
     def pause_writing(self) -> None:
         self._paused_by_transport = True
 
     def resume_writing(self) -> None:
         self._paused_by_transport = False
-        if self._sink is not None:
-            self._sink.upstream_writable()
+        if self.sink is not None:
+            self.sink.upstream_writable()
 
     def data_received(self, data: bytes) -> None:
-        passage = self._passage
+        passage = self.passage
         if passage is not None:
-            self._passage = None
+            self.passage = None
             if passage.answered(data):
                 return
-        sink, head = self._sink, self._head
+        sink, head = self.sink, self._head
         if sink is None:
             self.abort()  # nobody asked
             return
@@ -282,7 +294,7 @@ class Upstream(asyncio.Protocol):
             self._feed_body(data)
 
     def _feed_body(self, data: bytes) -> None:
-        sink, head = self._sink, self._head
+        sink, head = self.sink, self._head
         if sink is None or head is None:
             return
         body = head.framing
@@ -306,7 +318,7 @@ class Upstream(asyncio.Protocol):
     def eof_received(self) -> bool:
         self._closed_orderly = True
         head = self._head
-        if self._sink is not None and head is not None and isinstance(head.framing, UntilClose):
+        if self.sink is not None and head is not None and isinstance(head.framing, UntilClose):
             head.framing.done = True
             self._end()
         return False
@@ -316,6 +328,7 @@ class Upstream(asyncio.Protocol):
         if isinstance(exc, BrokenPipeError):
             self._closed_orderly = True  # what Linux calls a reset that comes after a FIN
         self._lost = exc
+        self.receiver = None
         self._fail("the connection broke" if exc is not None else "the connection was closed")
         self._on_lost(self)
 
@@ -339,8 +352,8 @@ class Upstream(asyncio.Protocol):
             data = data[end + 4 :]
             if head.status == 101:
                 self._buffer = data
-                assert self._sink is not None
-                self._sink.response_head(head)
+                assert self.sink is not None
+                self.sink.response_head(head)
                 return b""
             if head.status >= 200:
                 break
@@ -349,28 +362,31 @@ class Upstream(asyncio.Protocol):
                 raise heads.BadResponse(f"more than {MAX_INTERIM} interim answers")
         self._buffer = b""
         self._head = head
-        assert self._sink is not None
-        self._sink.response_head(head)
+        assert self.sink is not None
+        self.sink.response_head(head)
         return data
 
     def _end(self) -> None:
-        sink, head = self._sink, self._head
+        sink, head = self.sink, self._head
         if sink is None or head is None:
             return
-        self._sink = None
+        self.sink = None
         self._head = None
+        self._interim = 0
+        self._method = _OF_PASSAGES
+        self._may_switch = False
         if self._is_received_elsewhere:
             self._is_received_elsewhere = False
-            self._transport.set_protocol(self)
+            self._transport.set_protocol(self.receiver or self)
         if not head.keep_alive or not self.request_done:
             self.abort()
         self.is_reused = True
         sink.response_end()
 
     def _fail(self, why: str) -> None:
-        sink = self._sink
+        sink = self.sink
         if sink is not None:
-            self._sink = None
+            self.sink = None
             sink.response_failed(self._why_closed or why)
 
 
@@ -389,10 +405,11 @@ async def attach(
     sock: socket.socket,
     on_lost: Callable[[Upstream], None],
     read_response: ReadResponse = heads.parse_response,
+    receiver: Receiver | None = None,
 ) -> Upstream:
     """Make a connection of a connected socket, which it then owns. Raises OSError."""
     loop = asyncio.get_running_loop()
-    made = Upstream(sock, on_lost, read_response)
+    made = Upstream(sock, on_lost, read_response, receiver)
     try:
         sock.setblocking(False)
         if sock.family == socket.AF_UNIX:

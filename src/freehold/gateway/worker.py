@@ -207,7 +207,7 @@ class Worker:
             dropped = 0 if spans is None else spans.dropped
             return GatewayCounts(observer.counts.page(start), server.connections, in_flight, streams, dropped)
 
-        directory = Directory(self._feed_path, worker=self._worker, counts=counted)
+        directory = Directory(self._feed_path, worker=self._worker, counts=counted, clock=self._clock)
         reader = Reader()
         claims = Claims(self._warden_path, sweeper, limits, reader)
         try:
@@ -230,7 +230,10 @@ class Worker:
             server = Server(_Front(data_plane, forwarder, directory, claims), reader, sweeper, limits, observer)
             passages = data_plane.passages(server, observer)
             compiled = fast.compiled()
-            server.passages = passages if compiled is None else compiled.passages(passages)
+            if compiled is None:
+                server.passages = passages
+            else:
+                server.receiver = compiled.passages(passages).receiver
             sweeper.start()
             loop = asyncio.get_running_loop()
             self._listener.setblocking(False)

@@ -15,7 +15,7 @@ from typing import Final
 import msgspec
 
 EVENT: Final = "request"
-_FLUSH_LINES: Final = 64
+FLUSH_LINES: Final = 64
 _ANY: Final = "00000000-0000-0000-0000-000000000000"
 """In the place of a request id."""
 
@@ -81,7 +81,7 @@ class AccessLog:
         self._write = write or _to_stderr
         self.wall = wall
         self._encode = msgspec.json.Encoder().encode
-        self._lines: list[str | _Told] = []
+        self.lines: list[str | _Told] = []
         self._second = -1
         self._stamp = ""
 
@@ -131,18 +131,18 @@ class AccessLog:
 
     def add_written(self, told: str | _Told) -> bool:
         """As `add`, of a line that says all it has to."""
-        self._lines.append(told)
-        waiting = len(self._lines)
-        if waiting >= _FLUSH_LINES:
+        self.lines.append(told)
+        waiting = len(self.lines)
+        if waiting >= FLUSH_LINES:
             self.flush()
             return False
         return waiting == 1
 
     def flush(self) -> None:
-        if self._lines:
+        if self.lines:
             # One after the other here costs less than each between other work.
-            lines = [told if isinstance(told, str) else self._written(told) for told in self._lines]
-            self._lines.clear()
+            lines = [told if isinstance(told, str) else self._written(told) for told in self.lines]
+            self.lines.clear()
             lines.append("")
             self._write("\n".join(lines))
 

@@ -33,14 +33,23 @@ def form() -> Compiled | None:
 def passed(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """Of each request that took the short way, whether it took it to its end."""
     ends: list[bool] = []
-    for name, is_whole in (("end_passage", True), ("widen_passage", False)):
-        original = getattr(ClientConnection, name)
+    under_way: dict[ClientConnection, Any] = {}
 
-        def watched(*arguments: Any, original: Any = original, is_whole: bool = is_whole) -> None:
-            ends.append(is_whole)
-            original(*arguments)
+    def set_passage(connection: ClientConnection, passage: Any) -> None:
+        if under_way.get(connection) is not None and passage is None:
+            ends.append(True)
+        under_way[connection] = connection.__dict__["passage"] = passage
 
-        monkeypatch.setattr(ClientConnection, name, watched)
+    def widen_passage(connection: ClientConnection, *arguments: Any) -> None:
+        was_passage = under_way.get(connection) is not None
+        original(connection, *arguments)
+        if was_passage:
+            ends.pop()
+        ends.append(False)
+
+    original = ClientConnection.widen_passage
+    monkeypatch.setattr(ClientConnection, "widen_passage", widen_passage)
+    monkeypatch.setattr(ClientConnection, "passage", property(under_way.get, set_passage), raising=False)
     return ends
 
 

@@ -14,7 +14,12 @@ from freehold import compose, configs, doctor, gateway, settings
 from freehold.child import CannotServe, Life
 from freehold.gateway import fast, worker
 
-MODULES = {"fastpath": ("FastPassages",), "fastpipe": ("Chunks", "Messages")}
+MODULES = {
+    "fastpath": ("Agent", "FastPassages"),
+    "fastpipe": ("Chunks", "Messages"),
+    "fastseats": (),
+    "outlet": (),
+}
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import compiled_forms
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from short_way import ANSWER, TRACED, USUAL, World, same
+from short_way import ANSWER, TRACED, USUAL, World, alike, same
 
 Worlds = Callable[..., tuple[World, World]]
 
@@ -193,3 +193,78 @@ def test_an_answer_while_the_worker_drains_is_an_exchanges(worlds: Worlds) -> No
     found = compiled.answers(ANSWER)
     assert found == python.answers(ANSWER)
     assert (found[0], len(found[5])) == (False, 1)
+
+
+# -- requests of one session at once: the form in Python dials -------------------------------------------------------
+
+
+@pytest.fixture
+def meeting() -> World:
+    """A worker with a session whose only connection has a request under way; its agent answers whole and at once."""
+    world = World(compiled_forms.of("compiled"))
+    assert world.sends(USUAL)[0]
+    world.answers(ANSWER)
+    assert world.sends(USUAL)[0]
+    world.has_connection = False
+    return world
+
+
+def test_a_request_takes_over_the_connection_of_another_that_has_just_been_answered(meeting: World) -> None:
+    agent, first = meeting.agent, meeting.client
+    taken, *_, widened = meeting.sends(USUAL)
+    assert (taken, widened, len(agent.transport.written)) == (True, [], 1)
+    agent.transport.protocol.data_received(ANSWER)
+    assert (len(first.wire.written), len(meeting.client.wire.written)) == (1, 0)
+    assert alike(agent.transport.written[1]) == alike(agent.transport.written[0])
+    agent.transport.protocol.data_received(ANSWER)
+    assert alike(meeting.client.wire.written[0]) == alike(first.wire.written[0])
+    assert (meeting.claim.in_flight, list(meeting.claim.idle)) == (0, [agent])
+    assert meeting.passages.widened == []
+
+
+def test_those_that_wait_are_served_in_the_order_in_which_they_came(meeting: World) -> None:
+    agent, waiting = meeting.agent, []
+    for _ in range(3):
+        meeting.sends(USUAL)
+        waiting.append(meeting.client)
+    for served in range(4):
+        agent.transport.protocol.data_received(ANSWER)
+        assert [len(client.wire.written) for client in waiting] == [int(number < served) for number in range(3)]
+    assert (meeting.claim.in_flight, meeting.claim.requests) == (0, 5)
+
+
+def test_a_request_that_has_waited_for_a_moment_gets_a_connection_of_its_own(meeting: World) -> None:
+    agent = meeting.agent
+    meeting.sends(USUAL)
+    for ticks in range(2):
+        assert (len(meeting.later), meeting.passages.widened) == (1, []), ticks
+        meeting.later.pop()()
+    [(what, _, body, _)] = meeting.passages.widened
+    assert (what, body, meeting.later) == ("dials", b"{}", [])
+    agent.transport.protocol.data_received(ANSWER)
+    assert (len(agent.transport.written), list(meeting.claim.idle)) == (1, [agent])
+
+
+def test_a_request_whose_client_leaves_while_it_waits_goes_on_without_it(meeting: World) -> None:
+    agent = meeting.agent
+    meeting.sends(USUAL)
+    passage = meeting.client.passage
+    assert passage is not None
+    passage.widen()  # as the connection does that is lost
+    assert [told[0] for told in meeting.passages.widened] == ["dials"]
+    agent.transport.protocol.data_received(ANSWER)
+    assert len(agent.transport.written) == 1
+
+
+def test_no_request_waits_for_an_agent_that_has_not_been_seen_to_answer_whole(worlds: Worlds) -> None:
+    compiled, _ = worlds()
+    assert compiled.sends(USUAL)[0]
+    compiled.has_connection = False
+    taken, *_, widened = compiled.sends(USUAL)
+    assert (taken, [told[0] for told in widened], compiled.later) == (True, ["waits"], [])
+
+
+def test_no_request_waits_for_a_session_that_has_nothing_under_way(meeting: World) -> None:
+    meeting.agent.transport.protocol.data_received(ANSWER)
+    _, *_, widened = meeting.sends(USUAL)
+    assert ([told[0] for told in widened], meeting.later) == (["waits"], [])

@@ -1,0 +1,5 @@
+cdef class Outlet:
+    cdef object write, is_closing, waiting
+    cdef int descriptor
+
+    cdef int put(self, bytes data) except -1
