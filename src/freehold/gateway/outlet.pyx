@@ -25,10 +25,12 @@ cdef class Outlet:
         self.descriptor = transport.get_extra_info("socket").fileno()
 
     cdef int put(self, bytes data) except -1:
-        """As the transport's `write`."""
+        """As the transport's `write`: nobody gets what comes after its end."""
         cdef Py_ssize_t size = PyBytes_GET_SIZE(data)
         cdef ssize_t sent = 0
-        if not self.is_closing() and not self.waiting():
+        if self.is_closing():
+            return 0
+        if not self.waiting():
             sent = send(self.descriptor, PyBytes_AS_STRING(data), size, MSG_DONTWAIT | MSG_NOSIGNAL)
             if sent == size:
                 return 0
