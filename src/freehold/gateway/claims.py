@@ -30,6 +30,7 @@ _STOP_TIMEOUT_S: Final = 120.0
 MAX_EARLY: Final = 256
 """Words of the warden that are kept for claims whose answer has not been acted on."""
 _MAX_JOINS: Final = 5
+_MAX_DIALS: Final = 3
 """Tries to join a session that ends each time just before it is used."""
 _CAUTION: Final = 0.8
 """Of the time after which an agent closed an idle connection: how long others are used again."""
@@ -191,13 +192,15 @@ class Claims:
         if found is not None:
             return found
         await eager.in_task()
-        if claim.ended is not None:
-            raise NotFound("The session has ended")
-        _reply, fds = await self._link.call(protocol.Dial(claim.generation))
-        made = await self._adopt(claim, fds)
-        if not made:
-            raise Unavailable("The session can't be reached")
-        return made[0]
+        for _ in range(_MAX_DIALS):
+            if claim.ended is not None:
+                raise NotFound("The session has ended")
+            _reply, fds = await self._link.call(protocol.Dial(claim.generation))
+            made = await self._adopt(claim, fds)
+            if made:
+                return made[0]
+            # It was closed at once: by an agent that has just died, of which the warden knows before it dials again.
+        raise Unavailable("The session can't be reached")
 
     def idle_connection(self, claim: LiveClaim, now: float) -> Upstream | None:
         """A connection to the session's agent that is there already, for whoever takes it."""

@@ -13,7 +13,9 @@ import pytest
 from gateway_stage import INVOCATIONS, Stage, eventually, read_all, read_request, read_response, signed
 
 from freehold.domain import errors
+from freehold.gateway import claims, upstream
 from freehold.gateway.fast import Compiled
+from freehold.gateway.upstream import Upstream
 
 PLAIN = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 5\r\n\r\nhello"
 CHUNKED = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"
@@ -225,6 +227,27 @@ def test_a_session_that_turns_out_to_have_ended_is_made_up_for_by_another(stage:
         assert read_response(sock)[::2] == (200, b"hello")
         assert read_response(sock)[0] == 424
         assert len(stage.warden.claims) == claims + 1
+
+
+@pytest.mark.parametrize(("closed", "status"), [(1, 200), (2, 200), (3, 503)])
+def test_a_connection_that_was_closed_at_once_is_made_up_for_by_another(
+    stage: Stage, warm: Any, monkeypatch: pytest.MonkeyPatch, closed: int, status: int
+) -> None:
+    """As by an agent that dies: whether its session has ended is for the warden to say."""
+    made: list[Upstream] = []
+
+    async def attach(*arguments: Any) -> Upstream:
+        connection = await upstream.attach(*arguments)
+        made.append(connection)
+        if len(made) <= closed:
+            connection.abort()
+        return connection
+
+    with warm(stage) as sock, taken(stage):
+        monkeypatch.setattr(claims, "attach", attach)
+        sock.sendall(signed(INVOCATIONS, b"plain"))
+        assert read_response(sock)[0] == status
+    assert len(made) == min(closed + 1, 3)
 
 
 def test_a_session_that_cannot_be_reached_is_told_of_and_counted_once(stage: Stage, warm: Any) -> None:
