@@ -109,14 +109,35 @@ class ControlServer:
         # asyncio does this only for sockets that name their protocol; without it each answer takes 40 ms.
         web.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.url = f"http://127.0.0.1:{web.getsockname()[1]}"
-        server = uvicorn.Server(uvicorn.Config(self.control.app, log_config=None, lifespan="off", http="httptools"))
+        server = _Server(uvicorn.Config(self.control.app, log_config=None, lifespan="off", http="httptools"))
         working = asyncio.create_task(self.control.run(feed))
         serving = asyncio.create_task(server.serve(sockets=[web]))
         started.set()
         await self._stop.wait()
-        server.should_exit = True
+        server.stop.set()
         await serving
         working.cancel()
         await asyncio.gather(working, return_exceptions=True)
         feed.close()
         store.close()
+
+
+class _Server(uvicorn.Server):
+    """Ends when it is told, and when what is under way has ended; uvicorn's own looks a few times a second."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.stop = asyncio.Event()
+
+    async def main_loop(self) -> None:
+        await self.on_tick(0)
+        await self.stop.wait()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for server in self.servers:
+            server.close()
+        state = self.server_state
+        for connection in list(state.connections):
+            connection.shutdown()
+        while state.connections or state.tasks:
+            await asyncio.sleep(0.001)

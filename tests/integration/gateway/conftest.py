@@ -9,10 +9,19 @@ import pytest
 import structlog.testing
 from gateway_stage import Stage
 
-from freehold.gateway import fast
+from freehold.gateway import fast, sweeper, worker
 from freehold.gateway.bounds import GatewayLimits
 from freehold.gateway.connection import ClientConnection
 from freehold.gateway.fast import Compiled
+
+
+@pytest.fixture(scope="module", autouse=True)
+def fine_timer() -> Iterator[None]:
+    """Deadlines are noticed soon after they have passed: bounds of tests are shorter than a server's tick."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (sweeper, worker):
+            patch.setattr(module, "TICK_S", 0.02)
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -37,7 +37,7 @@ def read_until(sock: socket.socket, end: bytes) -> bytes:
 def test_an_agent_runs_on_without_its_client_when_a_setting_says_so(
     stages: Callable[..., Stage], answering: bool
 ) -> None:
-    stage = stages(runs_on=True)
+    stage = stages(runs_on=True, claim_linger_s=1.5)
     has_it, gone, done = threading.Event(), asyncio.Event(), threading.Event()
 
     async def agent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -94,7 +94,7 @@ def test_an_agent_that_runs_on_has_as_long_as_with_a_client(stages: Callable[...
 
 
 def test_a_silent_stream_gets_comments_between_its_events_and_never_inside_one(stages: Callable[..., Stage]) -> None:
-    stage = stages(sse_keepalive_s=0.3)
+    stage = stages(sse_keepalive_s=0.1)
     go_on = asyncio.Semaphore(0)
 
     async def agent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -121,7 +121,7 @@ def test_a_silent_stream_gets_comments_between_its_events_and_never_inside_one(s
         assert sock.recv(8, socket.MSG_WAITALL) == comment
         stage.call(go_on.release)
         told = read_until(sock, chunk(b"data: 2\n"))
-        sock.settimeout(0.9)
+        sock.settimeout(0.35)
         with pytest.raises(TimeoutError):
             sock.recv(1)  # an event is open
         sock.settimeout(DEADLINE_S)
@@ -130,7 +130,7 @@ def test_a_silent_stream_gets_comments_between_its_events_and_never_inside_one(s
         assert sock.recv(8, socket.MSG_WAITALL) == comment
         stage.call(go_on.release)
         read_until(sock, b"5\r\nda")
-        sock.settimeout(0.9)
+        sock.settimeout(0.35)
         with pytest.raises(TimeoutError):
             sock.recv(1)  # a chunk is open
         sock.settimeout(DEADLINE_S)
@@ -150,7 +150,7 @@ def test_a_silent_stream_gets_comments_between_its_events_and_never_inside_one(s
     ids=["not events", "coded", "of a known length"],
 )
 def test_no_other_answer_gets_comments(stages: Callable[..., Stage], head: bytes) -> None:
-    stage = stages(sse_keepalive_s=0.2)
+    stage = stages(sse_keepalive_s=0.05)
 
     async def agent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await read_request(reader)
@@ -161,7 +161,7 @@ def test_no_other_answer_gets_comments(stages: Callable[..., Stage], head: bytes
     with stage.connect() as sock:
         sock.sendall(signed())
         read_until(sock, b"\r\n\r\n")
-        sock.settimeout(0.8)
+        sock.settimeout(0.25)
         with pytest.raises(TimeoutError):
             sock.recv(1)
 
@@ -184,7 +184,7 @@ def test_an_older_client_s_stream_gets_comments_without_framing(stages: Callable
 
 
 def test_a_body_that_drips_is_given_up_however_steadily(stages: Callable[..., Stage]) -> None:
-    stage = stages(body_grace_s=0.5, body_min_bytes_per_s=1000)
+    stage = stages(body_grace_s=0.2, body_min_bytes_per_s=1000)
     request = signed(body=b"x" * 2000)
     with stage.connect() as sock:
         sock.sendall(request[:-2000])
@@ -215,7 +215,7 @@ def test_a_body_that_comes_at_the_least_rate_is_taken(stages: Callable[..., Stag
 
 
 def test_an_answer_of_known_length_has_no_more_time_than_one_that_has_not_begun(stages: Callable[..., Stage]) -> None:
-    stage = stages(first_byte_timeout_s=0.5, stream_timeout_s=60)
+    stage = stages(first_byte_timeout_s=0.2, stream_timeout_s=60)
 
     async def agent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await read_request(reader)
