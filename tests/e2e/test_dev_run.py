@@ -14,14 +14,23 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "tools.run_example"]
+BRIEF = [
+    sys.executable,
+    "-c",
+    "import sys; from tools import run_example as run; "
+    "run.EXAMPLE = run.ephemeral.ROOT / 'tests/support/agents/agui_brief'; sys.exit(run.main())",
+]
+"""The same with an agent that is deployed in a second, where the example has nothing to do with what is shown."""
 LIMIT_S = 170
 
 pytestmark = pytest.mark.slow
 
 
-def run(tmp_path: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def run(
+    tmp_path: Path, *arguments: str, command: list[str] = BRIEF, **environment: str
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*COMMAND, *arguments],
+        [*command, *arguments],
         cwd=ROOT,
         env=os.environ | {"TMPDIR": str(tmp_path)} | environment,
         capture_output=True,
@@ -47,7 +56,7 @@ def assert_nothing_is_left(tmp_path: Path) -> None:
 
 
 def test_once_prints_the_events_and_ends_with_status_0(tmp_path: Path):
-    done = run(tmp_path, "--once")
+    done = run(tmp_path, "--once", command=COMMAND)
     assert done.returncode == 0, done.stderr
     told = events(done.stdout)
     assert told[0] == "RUN_STARTED"
@@ -73,7 +82,7 @@ def test_a_server_that_does_not_start_is_a_failure_with_its_log(tmp_path: Path):
 
 def test_it_serves_until_ctrl_c_and_cleans_up(tmp_path: Path):
     environment = os.environ | {"TMPDIR": str(tmp_path)}
-    process = subprocess.Popen(COMMAND, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(BRIEF, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     try:
         # The pipe ends when the process does, so this ends in any case.

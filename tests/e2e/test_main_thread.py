@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
-from running_server import ROLE, RunningServer, agent, make_zip, session_id, wait_until
+from running_server import ONE_WORKER, ROLE, RunningServer, agent, make_zip, session_id, wait_until
 
 STREAM = {"do": "stream", "events": 3}
 
@@ -209,6 +209,7 @@ def test_an_agent_that_exits_while_it_serves_fails_that_request_and_starts_anew(
     assert wait_until(remembered, "the next start") == ["again"]
 
 
+@ONE_WORKER
 def test_an_idle_session_ends_by_its_timeout(server: RunningServer):
     found = server.until_settled(
         server.create(
@@ -244,6 +245,7 @@ def test_a_deleted_runtime_is_gone_with_its_sessions(server: RunningServer):
     assert not mine.exists()
 
 
+@ONE_WORKER
 def test_the_command_line_deploys_and_invokes(server: RunningServer, tmp_path: Path):
     import subprocess
 
@@ -271,6 +273,7 @@ def test_the_command_line_deploys_and_invokes(server: RunningServer, tmp_path: P
     assert "there is no agent runtime called nobody" in missing.stderr
 
 
+@ONE_WORKER
 def test_a_zip_in_a_subfolder_of_a_bucket_is_found_by_its_key(server: RunningServer):
     server.put_object("other-bucket", "deep/down/agent.zip", make_zip(agent("probe")))
     artifact = server.artifact(agent("probe"))

@@ -16,7 +16,7 @@ import botocore.awsrequest
 import botocore.credentials
 import pytest
 from botocore.exceptions import ClientError
-from running_server import ROLE, RunningServer, agent, make_zip
+from running_server import ONE_WORKER, ROLE, RunningServer, agent, make_zip
 
 LIMIT = 100_000_000
 
@@ -240,6 +240,7 @@ def test_an_object_outside_of_the_bucket_is_never_read(server: RunningServer, ke
     assert refused.value.response["Error"]["Code"] == "ValidationException"
 
 
+@ONE_WORKER
 def test_a_second_server_of_the_same_data_directory_refuses_to_start(server: RunningServer):
     import subprocess
 

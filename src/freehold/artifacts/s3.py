@@ -34,7 +34,7 @@ CHECK_TIMEOUT_S: Final = 20.0
 FETCH_TIMEOUT_S: Final = 180.0
 MAX_PROCESSES: Final = 4
 """Objects that are read at once: each takes a process of some 60 MiB."""
-_POLL_S: Final = 0.1
+_POLL_S: Final = 0.02
 _MAX_REPORT_BYTES: Final = 64 * 1024
 _NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT)
 _KEY_REFUSED: Final = (

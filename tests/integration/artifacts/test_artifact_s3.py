@@ -365,8 +365,8 @@ def drip(connection: socket.socket, _: int) -> None:
 def test_bytes_that_only_trickle_are_given_up_at_the_deadline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with listening(drip) as url:
         began = time.monotonic()
-        with pytest.raises(Unavailable, match="could not be read within 2 s"):
-            through(url, monkeypatch, fetch_timeout_s=2).fetch(
+        with pytest.raises(Unavailable, match="could not be read within 1 s"):
+            through(url, monkeypatch, fetch_timeout_s=1).fetch(
                 S3Object("readable", "agent.zip"), tmp_path / "copy", threading.Event()
             )
         assert time.monotonic() - began < 10
