@@ -11,7 +11,6 @@ import shutil
 import signal
 import socket
 import sqlite3
-import subprocess
 import tarfile
 import threading
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import first_release
+import freehold_cli
 import pytest
 from botocore.exceptions import ClientError
 from running_server import FREEHOLD, RunningServer, agent, session_id, wait_until
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.slow
 
 def freehold(*words: str | Path, status: int = 0) -> str:
     """Run a command; what it printed."""
-    done = subprocess.run([FREEHOLD, *words], capture_output=True, text=True, timeout=60, check=False)
+    done = freehold_cli.freehold(*words)
     assert done.returncode == status, done.stdout + done.stderr
     return done.stdout + done.stderr
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
+from freehold_cli import freehold
 from running_server import ONE_WORKER, ROLE, RunningServer, agent, make_zip, session_id, wait_until
 
 STREAM = {"do": "stream", "events": 3}
@@ -247,28 +248,17 @@ def test_a_deleted_runtime_is_gone_with_its_sessions(server: RunningServer):
 
 @ONE_WORKER
 def test_the_command_line_deploys_and_invokes(server: RunningServer, tmp_path: Path):
-    import subprocess
-
-    from running_server import FREEHOLD
-
     (tmp_path / "main.py").write_text(str(agent("probe")["main.py"]))
     name, where = unique("cli"), ["--data-dir", str(server.data_dir)]
     for version in ("1", "2"):
-        done = subprocess.run(
-            [FREEHOLD, "deploy", tmp_path, "--name", name, *where], capture_output=True, text=True, timeout=120
-        )
+        done = freehold("deploy", tmp_path, "--name", name, *where, timeout_s=120)
         assert done.returncode == 0, done.stderr
         assert f"version {version} is READY" in done.stderr
     session = session_id()
     for expected in (["x"], ["x", "x"]):
-        done = subprocess.run(
-            [FREEHOLD, "invoke", name, '{"do":"remember","say":"x"}', "--session", session, *where],
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
+        done = freehold("invoke", name, '{"do":"remember","say":"x"}', "--session", session, *where)
         assert json.loads(done.stdout)["remembered"] == expected
-    missing = subprocess.run([FREEHOLD, "invoke", "nobody", "x", *where], capture_output=True, text=True, timeout=60)
+    missing = freehold("invoke", "nobody", "x", *where)
     assert (missing.returncode, missing.stdout) == (1, "")
     assert "there is no agent runtime called nobody" in missing.stderr
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import botocore.exceptions
+import freehold_cli
 import pytest
 from running_server import FREEHOLD, RunningServer, session_id, wait_until
 from tools.process_tree import command_line
@@ -68,9 +69,7 @@ def printing(server: RunningServer) -> str:
 
 
 def freehold(server: RunningServer, *words: str) -> str:
-    done = subprocess.run(
-        [FREEHOLD, *words, "--data-dir", server.data_dir], capture_output=True, text=True, timeout=30, check=False
-    )
+    done = freehold_cli.freehold(*words, "--data-dir", server.data_dir)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -214,9 +213,7 @@ def test_secrets_are_neither_in_the_servers_log_nor_in_errors_nor_in_any_process
 
 def test_the_last_key_stays_usable(server: RunningServer):
     key = server.exported["AWS_ACCESS_KEY_ID"]
-    done = subprocess.run(
-        [FREEHOLD, "keys", "disable", key, "--data-dir", server.data_dir], capture_output=True, text=True, timeout=30
-    )
+    done = freehold_cli.freehold("keys", "disable", key, "--data-dir", server.data_dir)
     assert done.returncode == 1
     assert "last access key" in done.stderr
     assert "Traceback" not in done.stderr

@@ -17,8 +17,9 @@ import botocore.exceptions
 import node_packages
 import pytest
 from botocore.config import Config
+from freehold_cli import freehold
 from node_22 import NODE
-from running_server import FREEHOLD, RunningServer, session_id
+from running_server import RunningServer, session_id
 
 pytestmark = pytest.mark.slow
 AWS = Path(sys.executable).with_name("aws")
@@ -61,12 +62,7 @@ def arn(server: RunningServer) -> str:
 
 
 def keys(server: RunningServer, *arguments: str) -> dict[str, Any]:
-    done = subprocess.run(
-        [FREEHOLD, "keys", *arguments, "--json", "--data-dir", server.data_dir],
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    done = freehold("keys", *arguments, "--json", "--data-dir", server.data_dir)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 

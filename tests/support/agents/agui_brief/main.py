@@ -1,4 +1,4 @@
-"""An AG-UI agent of the standard library alone: a run ends at once, and in an error when it is asked to sing; for tests."""
+"""An AG-UI agent of the standard library, whose runs end at once: in an error when it is asked to sing; for tests."""
 
 import json
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
