@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from freehold.backends.base import SessionBackend
     from freehold.control.reach import Reach
+    from freehold.control.server import HttpServer
     from freehold.observe.metric_export import MetricExport
     from freehold.observe.span_export import SpanExport
     from freehold.warden.otlp_relay import OtlpRelay
@@ -160,8 +161,6 @@ async def run_control(config: ControlConfig, life: Life) -> None:
     from freehold.control.gateway_port import GatewayPort
     from freehold.control.in_use import InUse
     from freehold.control.key_sets import Ages
-    from freehold.control.metrics import OpenMetricsPort
-    from freehold.control.server import HttpServer
     from freehold.control.warden_link import LinkedWarden
     from freehold.control.wire import Wire
     from freehold.store.base import Scope, StoreRefused
@@ -210,6 +209,9 @@ async def run_control(config: ControlConfig, life: Life) -> None:
     control.keys.first_key(Scope(common.account, common.region))
     servers: list[GatewayPort | HttpServer] = [GatewayPort(control.app, _listener(config.http_fd))]
     if config.metrics_port is not None:
+        from freehold.control.metrics import OpenMetricsPort
+        from freehold.control.server import HttpServer
+
         servers.append(HttpServer(OpenMetricsPort(control.metrics), _loopback(config.metrics_port)))
     child.write_privately(
         layout.server_file, msgspec.json.encode(running.ServerFile(common.url, common.region, common.account))

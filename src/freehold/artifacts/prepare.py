@@ -20,7 +20,7 @@ from typing import Final
 import structlog
 from anyio import to_thread
 
-from freehold.artifacts import binaries, engines, entry_points, interpreters, unpack
+from freehold.artifacts import binaries, entry_points, interpreters, unpack
 from freehold.artifacts.base import CodeArtifact, Prepared, S3Object
 from freehold.artifacts.cache import BundleCache
 from freehold.artifacts.compiling import compile_bundle
@@ -154,6 +154,8 @@ def _unpack(copy: Path, making: Path, start: _Start, stop: threading.Event) -> N
         unpack.unpack(file, os.fstat(file.fileno()).st_size, making, stop)
     binaries.check(making, start.interpreter.executable)
     if start.language == "node":
+        from freehold.artifacts import engines  # what it needs is not needed to start
+
         engines.check(making, start.release)
     start.program(making)
 
