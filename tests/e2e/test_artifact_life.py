@@ -116,13 +116,19 @@ def with_node() -> Iterator[RunningServer]:
         yield server
 
 
-@pytest.mark.parametrize("mode", ["auto", "process"])
-def test_a_node_agent_runs_on_the_node_that_a_setting_names(mode: str) -> None:
-    with RunningServer(FREEHOLD_ARTIFACTS__INTERPRETERS__NODE_22=str(NODE), FREEHOLD_SANDBOX__MODE=mode) as server:
-        found = create_local(server, "in_node", node_agent(), "NODE_22", "app.js")
-        assert found["status"] == "READY", found.get("failureReason")
-        answer = invoke(server, found["agentRuntimeArn"], {"name": "Ada"})
-        assert answer == {"version": RELEASE, "said": "hello Ada"}
+@pytest.fixture(scope="module")
+def without_sandbox() -> Iterator[RunningServer]:
+    with RunningServer(FREEHOLD_ARTIFACTS__INTERPRETERS__NODE_22=str(NODE), FREEHOLD_SANDBOX__MODE="process") as server:
+        yield server
+
+
+@pytest.mark.parametrize("which", ["with_node", "without_sandbox"])
+def test_a_node_agent_runs_on_the_node_that_a_setting_names(which: str, request: pytest.FixtureRequest) -> None:
+    server: RunningServer = request.getfixturevalue(which)
+    found = create_local(server, "in_node", node_agent(), "NODE_22", "app.js")
+    assert found["status"] == "READY", found.get("failureReason")
+    answer = invoke(server, found["agentRuntimeArn"], {"name": "Ada"})
+    assert answer == {"version": RELEASE, "said": "hello Ada"}
 
 
 @pytest.mark.parametrize("runtime", [name for name in AVAILABLE if name.startswith("PYTHON")])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import json
 import os
 import signal
@@ -22,9 +23,9 @@ pytestmark = pytest.mark.slow
 class Running:
     """A server with 20 sessions, each with a long stream under way."""
 
-    def __init__(self, server: RunningServer) -> None:
+    def __init__(self, server: RunningServer, arn: str) -> None:
         self.server = server
-        self.arn = server.deployed("probe", agent("probe"))
+        self.arn = arn
         self.data = server.client("bedrock-agentcore", max_pool_connections=SESSIONS * 2)
         self.sessions = [session_id() for _ in range(SESSIONS)]
         with concurrent.futures.ThreadPoolExecutor(SESSIONS) as pool:
@@ -47,11 +48,32 @@ class Running:
         assert next(lines) == b"data: 0"
         return lines
 
+    def stop(self) -> None:
+        for session in self.sessions:
+            with contextlib.suppress(ClientError):  # most of them have ended by what the test did
+                self.server.data.stop_runtime_session(agentRuntimeArn=self.arn, runtimeSessionId=session)
+        wait_until(lambda: self.server.sandboxes() == [], "every session has ended")
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[RunningServer]:
+    with RunningServer(workers=2) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def arn(server: RunningServer) -> str:
+    return server.deployed("probe", agent("probe"))
+
 
 @pytest.fixture
-def running() -> Iterator[Running]:
-    with RunningServer(workers=2) as server:
-        yield Running(server)
+def running(server: RunningServer, arn: str) -> Iterator[Running]:
+    if server.process is None:  # another test has stopped it
+        server.start()
+    running = Running(server, arn)
+    yield running
+    if server.process is not None:
+        running.stop()
 
 
 def test_the_wardens_death_ends_every_sandbox_and_new_ones_start(running: Running):
@@ -109,7 +131,8 @@ def test_controls_death_is_not_felt_by_running_sessions(running: Running):
 
     (line,) = wait_until(listed, "the control plane answers again")
     assert line["status"] == "READY"
-    assert running.ask(session_id())["remembered"] == ["x"], "new sessions start"
+    running.sessions.append(session_id())
+    assert running.ask(running.sessions[-1])["remembered"] == ["x"], "new sessions start"
 
 
 def test_the_death_of_the_whole_server_leaves_nothing_and_the_next_start_works(running: Running):
