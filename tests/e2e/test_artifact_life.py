@@ -13,17 +13,17 @@ import botocore.auth
 import botocore.awsrequest
 import botocore.credentials
 import pytest
+from artifact_parts import interpreters
 from botocore.exceptions import ClientError
 from node_22 import NODE, RELEASE
 from running_server import ROLE, RUNTIME, RunningServer, make_zip, session_id, wait_until
 from s3_server import READER, REGION, S3Server
 
-from freehold.artifacts.interpreters import Interpreters
 from freehold.domain.runtimes import MANAGED_RUNTIMES
 
 pytestmark = pytest.mark.slow
 
-AVAILABLE = Interpreters().available()
+AVAILABLE = interpreters().available()
 
 PYTHON_AGENT = """
 import http.server, json, os, sys

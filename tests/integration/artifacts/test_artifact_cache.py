@@ -10,17 +10,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from artifact_parts import Using, opened_cache, preparer_of, zipped
+from artifact_parts import Using, interpreters, opened_cache, preparer_of, zipped
 
 from freehold.artifacts import trees
 from freehold.artifacts.base import ArtifactRejected, CodeArtifact, Prepared, S3Object
 from freehold.artifacts.cache import COLLECT_INTERVAL_S, RECORD_LIMIT_S, RETRY_INTERVAL_S, BundleCache
-from freehold.artifacts.interpreters import Interpreters
 from freehold.artifacts.prepare import Preparer
 from freehold.domain.errors import Unavailable
 
 THIS = f"PYTHON_3_{sys.version_info.minor}"
-INTERPRETERS = Interpreters()
+INTERPRETERS = interpreters()
 MIB = 1024 * 1024
 
 

@@ -20,21 +20,20 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from artifact_parts import opened_cache, preparer_of, zipped
+from artifact_parts import interpreters, opened_cache, preparer_of, zipped
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from freehold.artifacts import compile_driver, compiling, prepare, trees, unpack
 from freehold.artifacts.base import ArtifactRejected, CodeArtifact, Prepared, S3Object
 from freehold.artifacts.entry_points import NOT_FOUND
-from freehold.artifacts.interpreters import Interpreters
 from freehold.artifacts.local_bucket import SMALL_BYTES, LocalBuckets
 from freehold.artifacts.prepare import Preparer
 from freehold.domain.errors import QuotaExceeded
 
 THIS = f"PYTHON_3_{sys.version_info.minor}"
 DEADLINE_S = 30.0
-INTERPRETERS = Interpreters()
+INTERPRETERS = interpreters()
 
 AGENT = {
     "main.py": b"import json, sys\nimport pkg.helper\nprint(json.dumps([sys.argv, pkg.helper.__cached__]))\n",

@@ -21,6 +21,7 @@ from freehold.domain import limits
 
 PYTHON = f"PYTHON_3_{sys.version_info.minor}"
 MAIN = Item(b"main.py", b"print(1)")
+INTERPRETERS = Interpreters({"NODE_22": str(NODE)})
 DIRECTORY = 0o040755
 LINK = 0o120777
 NO_ZIP = "Your artifact is not a ZIP file, or it is truncated."
@@ -195,7 +196,7 @@ def test_it_is_refused_with_a_reason_and_leaves_nothing(
     buckets = tmp_path / "data" / "buckets"
     (buckets / "code").mkdir(parents=True)
     (buckets / "code" / "agent.zip").write_bytes(data)
-    preparer = preparer_of(buckets, opened_cache(tmp_path / "data" / "artifacts"), Interpreters({"NODE_22": str(NODE)}))
+    preparer = preparer_of(buckets, opened_cache(tmp_path / "data" / "artifacts"), INTERPRETERS)
     before = snapshot(tmp_path)
     is_node = data.find(b"main.js") >= 0
     artifact = CodeArtifact(
@@ -220,6 +221,6 @@ def test_an_archive_that_is_too_large_is_refused_before_it_is_copied(tmp_path: P
     (buckets / "code").mkdir(parents=True)
     with (buckets / "code" / "agent.zip").open("wb") as sparse:
         sparse.truncate(limits.MAX_ZIP_BYTES + 1)
-    preparer = preparer_of(buckets, opened_cache(tmp_path / "artifacts"), Interpreters())
+    preparer = preparer_of(buckets, opened_cache(tmp_path / "artifacts"), INTERPRETERS)
     with pytest.raises(ArtifactRejected, match="has 262144001 bytes"):
         preparer.look(CodeArtifact(S3Object("code", "agent.zip"), "PYTHON_3_11", ("main.py",)))

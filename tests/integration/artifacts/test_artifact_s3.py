@@ -17,14 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from artifact_parts import opened_cache, preparer_of, zipped
+from artifact_parts import interpreters, opened_cache, preparer_of, zipped
 from botocore.exceptions import ClientError
 from s3_server import OWNER, READER, REGION, S3Server
 
 from freehold.artifacts import s3 as s3_module
 from freehold.artifacts import s3_driver
 from freehold.artifacts.base import ArtifactRejected, CodeArtifact, S3Object
-from freehold.artifacts.interpreters import Interpreters
 from freehold.artifacts.s3 import S3
 from freehold.artifacts.source import Stopped
 from freehold.domain.errors import Unavailable
@@ -131,7 +130,7 @@ def test_an_agent_is_prepared_from_s3_and_a_local_bucket_hides_one_in_s3(
     put(weed, "agent.zip")
     buckets = tmp_path / "buckets"
     buckets.mkdir()
-    preparer = preparer_of(buckets, opened_cache(tmp_path / "artifacts"), Interpreters(), s3)
+    preparer = preparer_of(buckets, opened_cache(tmp_path / "artifacts"), interpreters(), s3)
     wanted = CodeArtifact(S3Object("readable", "agent.zip"), THIS, ("main.py",))
     assert preparer.look(wanted) is None
     assert asyncio.run(preparer.prepare(wanted)).digest == hashlib.sha256(AGENT).hexdigest()

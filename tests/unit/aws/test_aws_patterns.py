@@ -30,7 +30,7 @@ def test_every_pattern_of_the_model_compiles(name: str):
 def test_a_pattern_takes_what_python_takes(pattern: str):
     compiled = compile_pattern(pattern)
 
-    @settings(max_examples=15, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=10, deadline=None, database=None, suppress_health_check=list(HealthCheck))
     @given(
         st.from_regex(re.compile(f"(?:^{pattern}$)", re.ASCII), fullmatch=True),
         st.integers(0, 10_000),
