@@ -64,7 +64,7 @@ def aws(server: RunningServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("AWS_DATA_PATH", str(Path(spec.origin).with_name("data")))
     from awscli.clidriver import create_clidriver
 
-    return Cli(lambda arguments: create_clidriver().main(arguments))
+    return Cli(create_clidriver().main)
 
 
 def test_every_operation_by_the_aws_cli(server: RunningServer, aws: Cli):
