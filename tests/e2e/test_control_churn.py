@@ -9,7 +9,7 @@ from control_churn import Churn
 from running_server import ROLE, RunningServer, agent
 
 pytestmark = pytest.mark.slow
-DURATION_S = float(os.environ.get("SOAK_CHURN_SECONDS", "8"))
+DURATION_S = float(os.environ.get("SOAK_CHURN_SECONDS", "6"))
 
 
 def test_nothing_is_lost_doubled_or_skipped_while_control_is_killed():

@@ -323,7 +323,7 @@ def test_generated_exchanges_are_relayed_byte_for_byte(
         return Principal(ACCOUNT, "", "jwt:one", by_token=True)
 
     monkeypatch.setattr(Bearers, "check", check)
-    stage = stages()
+    stage = stages(claim_linger_s=1.0)
     for version in (1, 2):
         stage.contract(version, ServerProtocol.HTTP, EXCHANGE_HEADER.lower(), takes_jwt=version == 2)
     stage.control.routes[ACCOUNT, RUNTIME_ID, "jwt"] = 2
