@@ -6,12 +6,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
-from running_server import FREEHOLD, ONE_WORKER, RunningServer, session_id
+from freehold_cli import freehold
+from running_server import ONE_WORKER, RunningServer, session_id
 
 NOTES = Path(__file__).parents[2] / "examples" / "http_notes"
 LIMIT_S = 120
@@ -21,8 +21,7 @@ pytestmark = [pytest.mark.slow, ONE_WORKER]
 
 @pytest.fixture(scope="module")
 def arn(server: RunningServer) -> str:
-    command = [FREEHOLD, "deploy", NOTES, "--name", "http_notes", "--data-dir", server.data_dir]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, check=False)
+    done = freehold("deploy", NOTES, "--name", "http_notes", "--data-dir", server.data_dir, timeout_s=LIMIT_S)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
@@ -57,7 +56,6 @@ def test_a_generator_of_the_sdk_arrives_as_server_sent_events(server: RunningSer
 
 def test_the_command_line_invokes_it(server: RunningServer, arn: str):
     assert arn
-    command = [FREEHOLD, "invoke", "http_notes", "dance", "--data-dir", server.data_dir]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, check=False)
+    done = freehold("invoke", "http_notes", "dance", "--data-dir", server.data_dir, timeout_s=LIMIT_S)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["error"] == "I can't do 'dance'"

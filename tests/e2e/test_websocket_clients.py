@@ -26,6 +26,8 @@ from websockets.sync.client import ClientConnection, connect
 pytestmark = pytest.mark.slow
 SESSION = "X-Amzn-Bedrock-AgentCore-Runtime-Session-Id"
 CUSTOM = "X-Amzn-Bedrock-AgentCore-Runtime-Custom-Tenant"
+WITHOUT = "from bedrock_agentcore.runtime import BedrockAgentCoreApp\nBedrockAgentCoreApp().run()\n"
+"""An agent that has no WebSocket."""
 
 
 @pytest.fixture(scope="module")
@@ -35,9 +37,16 @@ def server() -> Iterator[RunningServer]:
 
 
 @pytest.fixture(scope="module")
-def arn(server: RunningServer) -> str:
-    files = dict(bundle_of("bedrock-agentcore")) | agent("sockets")
-    return server.deployed("sockets", files, requestHeaderConfiguration={"requestHeaderAllowlist": ["X-Listed"]})
+def artifact(server: RunningServer) -> dict[str, Any]:
+    """One zip of the SDK and both agents."""
+    return server.artifact({**bundle_of("bedrock-agentcore"), **agent("sockets"), "none.py": WITHOUT})
+
+
+@pytest.fixture(scope="module")
+def arn(server: RunningServer, artifact: dict[str, Any]) -> str:
+    return server.deployed_from(
+        artifact, "main.py", "HTTP", requestHeaderConfiguration={"requestHeaderAllowlist": ["X-Listed"]}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -165,9 +174,10 @@ def test_the_ends_of_agents_and_sessions_are_told(server: RunningServer, arn: st
         assert closed(client)[0] == 1011
 
 
-def test_an_agent_without_a_websocket_is_told_of_as_its_own_failure(server: RunningServer, sdk: AgentCoreRuntimeClient):
-    without = "from bedrock_agentcore.runtime import BedrockAgentCoreApp\nBedrockAgentCoreApp().run()\n"
-    arn = server.deployed("none", dict(bundle_of("bedrock-agentcore")) | {"main.py": without})
+def test_an_agent_without_a_websocket_is_told_of_as_its_own_failure(
+    server: RunningServer, artifact: dict[str, Any], sdk: AgentCoreRuntimeClient
+):
+    arn = server.deployed_from(artifact, "none.py", "HTTP")
     with (
         pytest.raises(websockets.exceptions.InvalidStatus) as refused,
         opened(server, *sdk.generate_ws_connection(arn)),
