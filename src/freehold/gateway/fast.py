@@ -2,7 +2,7 @@
 """The compiled forms of the short ways, where they have been built, and whether this process uses them.
 
 Not for the ways themselves, which are `fastpath.pyx` (requests: see `passages`) and `fastpipe.pyx` (events of streams,
-messages of WebSockets), with `fastseats.pyx`, `outlet.pyx` and `octets.pxd` below them, nor for building them
+messages of WebSockets), above `fastseats.pyx`, `lane.pyx`, `outlet.pyx` and `octets.pxd`; nor for building them
 (tools/extensions.py). Invariant: a worker without them answers the same.
 """
 
@@ -24,7 +24,7 @@ HOW_TO_BUILD: Final = (
     "Freehold anew: pip install --force-reinstall --no-deps --no-cache-dir --no-binary freehold freehold; "
     "in a source tree: ./dev setup"
 )
-_MODULES: Final = ("fastpath", "fastpipe", "fastseats", "outlet")
+_MODULES: Final = ("fastpath", "fastpipe", "fastseats", "lane", "outlet")
 
 
 class NotBuilt(Exception):

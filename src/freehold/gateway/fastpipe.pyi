@@ -25,6 +25,8 @@ class Messages:
 
     passed: int
     """Bytes that have."""
+    rides: bool
+    """Whether what comes is read here; see `ride`."""
     def __init__(
         self,
         follower: FrameFollower,
@@ -34,3 +36,8 @@ class Messages:
     ) -> None: ...
     def data_received(self, data: bytes) -> None: ...
     def close(self) -> None: ...
+    def ride(self, transport: asyncio.Transport) -> None:
+        """Read what comes to `transport` in its place, until `alight`. That reads itself when something ends there."""
+
+    def alight(self) -> None:
+        """Read nothing more. Nor does the transport, before it is told to."""

@@ -6,8 +6,9 @@ than one whole chunk or message: that goes the long way, and so does all that co
 what comes out at the other end is what came in, in its order.
 """
 
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 
+from freehold.gateway.lane cimport Rider
 from freehold.gateway.outlet cimport Outlet
 
 cdef enum:
@@ -66,7 +67,7 @@ cdef class Chunks:
         )
 
 
-cdef class Messages:
+cdef class Messages(Rider):
     """See websocket.direction.Direction._short_way."""
 
     cdef object follower, clock, long_way
@@ -87,16 +88,19 @@ cdef class Messages:
         self.is_open = False
 
     def data_received(self, bytes data):
-        if self.is_open and self._is_message(data) and self._is_in_time():
-            self.passed += PyBytes_GET_SIZE(data)
-            self.outlet.put(data)
-            return
-        self.is_open = self.long_way(data)
+        self.came(PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
 
-    cdef bint _is_message(self, bytes data) noexcept:
+    cdef int came(self, const char* data, Py_ssize_t size) except -1:
+        if self.is_open and self._is_message(<const unsigned char*>data, size) and self._is_in_time():
+            self.passed += size
+            self.outlet.put_raw(data, size)
+        else:
+            self.is_open = self.long_way(PyBytes_FromStringAndSize(data, size))
+        return 0
+
+    cdef bint _is_message(self, const unsigned char* at, Py_ssize_t size) noexcept:
         """Whether it is one whole message in a frame of less than 64 KiB."""
-        cdef const unsigned char* at = <const unsigned char*>PyBytes_AS_STRING(data)
-        cdef Py_ssize_t size = PyBytes_GET_SIZE(data), header = 6 if self.is_masked else 2, length
+        cdef Py_ssize_t header = 6 if self.is_masked else 2, length
         if size < header or (at[0] != FIN_TEXT and at[0] != FIN_BINARY) or (at[1] >= MASKED) != self.is_masked:
             return False
         length = at[1] & ~MASKED

@@ -3,3 +3,4 @@ cdef class Outlet:
     cdef int descriptor
 
     cdef int put(self, bytes data) except -1
+    cdef int put_raw(self, const char* data, Py_ssize_t size) except -1

@@ -6,7 +6,7 @@ more often than it costs to send it. Invariant: bytes leave in the order in whic
 a transport that is not open: by then its descriptor may be another connection's.
 """
 
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 
 cdef extern from "<sys/socket.h>" nogil:
     enum:
@@ -25,16 +25,18 @@ cdef class Outlet:
         self.descriptor = transport.get_extra_info("socket").fileno()
 
     cdef int put(self, bytes data) except -1:
+        return self.put_raw(PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
+
+    cdef int put_raw(self, const char* data, Py_ssize_t size) except -1:
         """As the transport's `write`: nobody gets what comes after its end."""
-        cdef Py_ssize_t size = PyBytes_GET_SIZE(data)
         cdef ssize_t sent = 0
         if self.is_closing():
             return 0
         if not self.waiting():
-            sent = send(self.descriptor, PyBytes_AS_STRING(data), size, MSG_DONTWAIT | MSG_NOSIGNAL)
+            sent = send(self.descriptor, data, size, MSG_DONTWAIT | MSG_NOSIGNAL)
             if sent == size:
                 return 0
             if sent < 0:
                 sent = 0  # there is no room, or it is broken: the transport finds out, too
-        self.write(data[sent:] if sent else data)
+        self.write(PyBytes_FromStringAndSize(data + sent, size - sent))
         return 0

@@ -18,6 +18,7 @@ MODULES = {
     "fastpath": ("Agent", "FastPassages"),
     "fastpipe": ("Chunks", "Messages"),
     "fastseats": (),
+    "lane": (),
     "outlet": (),
 }
 

@@ -13,11 +13,14 @@ import asyncio
 import contextlib
 import os
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from freehold.gateway import fast
 from freehold.gateway.websocket import frames
 from freehold.gateway.websocket.frames import BadFrame, FrameFollower
+
+if TYPE_CHECKING:
+    from freehold.gateway.fastpipe import Messages
 
 _TEXT: Final = frames.FIN | frames.TEXT
 _BINARY: Final = frames.FIN | frames.BINARY
@@ -48,6 +51,8 @@ class Direction:
         self._refused = refused
         self._ending = ending
         self._descriptor: int = destination.get_extra_info("socket").fileno()
+        self._source: asyncio.Transport | None = None
+        """What is read elsewhere than there, if it is."""
         self._long_way_bytes = 0
         compiled = fast.compiled()
         if compiled is not None:
@@ -55,13 +60,39 @@ class Direction:
             self.data_received: Receiver = messages.data_received
             self._short_way_bytes: Callable[[], int] = lambda: messages.passed
             self._close_short_way: Callable[[], None] = messages.close
+            self._rider: Messages | None = messages
         else:
+            self._rider = None
             self.data_received, self._short_way_bytes, self._close_short_way = self._short_way()
 
     @property
     def bytes(self) -> int:
         """How many have passed."""
         return self._long_way_bytes + self._short_way_bytes()
+
+    def ride(self, source: asyncio.Transport) -> None:
+        """What comes to `source` is to pass, and may be read elsewhere than there; see `finish`."""
+        if self._rider is not None:
+            self._source = source
+            self._rider.ride(source)
+
+    def set_reading(self, wanted: bool) -> bool:
+        """Read what comes, or nothing for now; False: the source is to be told itself."""
+        rider, source = self._rider, self._source
+        if rider is None or source is None:
+            return False
+        if not wanted:
+            rider.alight()
+        elif not rider.rides:
+            rider.ride(source)
+        return True
+
+    def finish(self) -> None:
+        """What comes is for others now, who read it from the source."""
+        source, self._source = self._source, None
+        if self._rider is not None and source is not None:
+            self._rider.alight()
+            source.resume_reading()
 
     def stop(self) -> None:
         """Let nothing pass after the frame that is passing."""

@@ -164,6 +164,8 @@ class Tunnel:
         _watch_for_silence(client.get_extra_info("socket"))
         client.set_protocol(_FromClient(to_agent, line))
         agent.set_protocol(_FromAgent(to_client, self))
+        to_agent.ride(client)
+        to_client.ride(agent)
         self._exchange.set_deadline(clock() + self._limits.web_socket_timeout_s)
         if waiting:
             to_client.data_received(waiting)
@@ -197,7 +199,9 @@ class Tunnel:
     def agent_writable(self, writable: bool) -> None:
         if self._ended:
             return
-        self._exchange.set_reading(writable)
+        assert self._directions is not None
+        if not self._directions[0].set_reading(writable):
+            self._exchange.set_reading(writable)
         if writable:
             self._blocked.discard(self)
         else:
@@ -215,6 +219,9 @@ class Tunnel:
 
     def client_writable(self, writable: bool) -> None:
         if self._agent is None:
+            return
+        assert self._directions is not None
+        if self._directions[1].set_reading(writable):
             return
         if writable:
             self._agent.resume_reading()
@@ -244,6 +251,7 @@ class Tunnel:
 
     def agent_lost(self, exc: Exception | None) -> None:
         """The agent's connection is gone, before it was told the end."""
+        self._finish_direction(1)
         self._agent = None
         self._lost(exc)
         if self._ended:
@@ -289,6 +297,7 @@ class Tunnel:
 
     def _finish_client(self, last_words: bytes | None) -> None:
         self._ended = True
+        self._finish_direction(0)
         self._blocked.discard(self)
         exchange = self._exchange
         if last_words is not None and self._client is not None:
@@ -305,6 +314,7 @@ class Tunnel:
         agent, self._agent = self._agent, None
         if agent is None:
             return
+        self._finish_direction(1)
         leaving = _Leaving(self._sweeper, agent, self._lost)
         agent.set_protocol(leaving)
         if agent.is_closing():
@@ -315,6 +325,10 @@ class Tunnel:
         agent.resume_reading()
         leaving.deadline = self._sweeper.clock() + self._limits.web_socket_close_timeout_s
         self._sweeper.watch(leaving)
+
+    def _finish_direction(self, number: int) -> None:
+        if self._directions is not None:
+            self._directions[number].finish()
 
     def _lost(self, exc: Exception | None) -> None:
         """The agent's connection is closed: the session has this one in flight no longer."""
