@@ -509,11 +509,12 @@ def read_all(sock: socket.socket) -> bytes:
 def read_response(sock: socket.socket) -> tuple[int, dict[str, str], bytes]:
     """One response with a Content-Length: status, headers (lower case), body."""
     data = b""
-    while b"\r\n\r\n" not in data:
-        part = sock.recv(1)
-        assert part, f"the server closed after {data!r}"
-        data += part
-    head, _, body = data.partition(b"\r\n\r\n")
+    while not data.endswith(b"\r\n\r\n"):
+        seen = data + sock.recv(65536, socket.MSG_PEEK)
+        assert seen != data, f"the server closed after {data!r}"
+        end = seen.find(b"\r\n\r\n")
+        data += sock.recv((len(seen) if end < 0 else end + 4) - len(data))
+    head, body = data.removesuffix(b"\r\n\r\n"), b""
     first, *lines = head.decode().split("\r\n")
     headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
     while missing := int(headers.get("content-length", "0")) - len(body):
