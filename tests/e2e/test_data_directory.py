@@ -240,10 +240,21 @@ def reload(server: RunningServer, toml: str, event: str) -> str:
     )
 
 
-@pytest.fixture
-def reloadable() -> Iterator[RunningServer]:
+@pytest.fixture(scope="module")
+def with_settings() -> Iterator[RunningServer]:
     with RunningServer(workers=2, settings="") as server:
         yield server
+
+
+@pytest.fixture
+def reloadable(with_settings: RunningServer) -> Iterator[RunningServer]:
+    """A server of no settings and no runtimes, as it was started."""
+    server = with_settings
+    yield server
+    for runtime in server.control.list_agent_runtimes()["agentRuntimes"]:
+        server.control.delete_agent_runtime(agentRuntimeId=runtime["agentRuntimeId"])
+    wait_until(lambda: not server.control.list_agent_runtimes()["agentRuntimes"], "no runtime is left")
+    reload(server, "", "settings.reloaded")
 
 
 def test_limits_take_effect_at_once_and_no_stream_is_cut(reloadable: RunningServer):
