@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from running_server import RunningServer, agent, session_id
+from running_server import RunningServer, agent, session_id, wait_until
 
 ORDINARY_UID = 54_321
 SECRET = "what only the host may know"
@@ -132,9 +132,14 @@ def test_nothing_of_the_servers_environment_is_in_a_session(two: TwoSessions):
 
 def test_no_descriptor_of_the_server_is_open_in_a_session(isolating: RunningServer):
     fresh = TwoSessions(isolating, "descriptors")
-    targets = fresh.first("descriptors")["targets"]
+
+    def open_ones() -> list[str] | None:
+        # The agent may not have closed yet what it was asked by whether it is there.
+        told = fresh.first("descriptors")["targets"]
+        return told if len([one for one in told if one.startswith("socket:")]) == 2 else None
+
+    targets = wait_until(open_ones, "its sockets are the listener and this request's")
     assert len([one for one in targets if one.startswith("pipe:")]) == 2, "stdout and stderr"
-    assert len([one for one in targets if one.startswith("socket:")]) == 2, "the listener and this request's"
     others = {one for one in targets if not one.startswith(("pipe:", "socket:"))}
     assert others <= {"/dev/null"} | {one for one in others if one.startswith("/proc/")}
 
