@@ -26,6 +26,7 @@ from freehold.gateway.errors import WireError, envelope
 from freehold.gateway.exchange import ClientGone, Exchange, Handler, Relay, Tunnel
 from freehold.gateway.familiar import Reader
 from freehold.gateway.heads import RequestHead
+from freehold.gateway.reading import Source
 from freehold.gateway.sweeper import NEVER, Sweeper
 from freehold.observe import ids
 
@@ -75,7 +76,7 @@ class Receiver(Protocol):
     """Makes what stands between a connection and its transport: that takes requests in the place of Passages, hands
     `receive` what it does not take, and tells of the rest; see `fastpath.Client`."""
 
-    def __call__(self, connection: ClientConnection, transport: asyncio.Transport) -> asyncio.BaseProtocol: ...
+    def __call__(self, connection: ClientConnection, transport: asyncio.Transport) -> Source: ...
 
 
 class Host(Protocol):
@@ -121,6 +122,7 @@ class ClientConnection(asyncio.Protocol):
         self._server = server
         self._limits = server.limits
         self._transport: asyncio.Transport = cast("asyncio.Transport", None)
+        self._source: Source | asyncio.Transport = self._transport
         self.state = State.HEAD
         self.buffer = b""
         self._scanned = 0
@@ -168,8 +170,10 @@ class ClientConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
+        self._source = self._transport
         if self._server.receiver is not None:
-            self._transport.set_protocol(self._server.receiver(self, self._transport))
+            self._source = self._server.receiver(self, self._transport)
+            self._transport.set_protocol(self._source)
         self.deadline = self._server.clock() + self._limits.keep_alive_timeout_s
         if not self._server.opened(self):
             self._refuse(heads.BadHead("Too many connections", 503))
@@ -586,6 +590,7 @@ class ClientConnection(asyncio.Protocol):
         exchange.first_byte_at = self._server.clock()
         self._transport.write(self._head_bytes(101, heads.lines_of(headers), exchange.request_id))
         self.state = State.SWITCHED
+        self._source.resume_reading()
         self._relay = self._tunnel = tunnel
         self._set_reading(True)
         buffer, self.buffer = self.buffer, b""
@@ -651,9 +656,9 @@ class ClientConnection(asyncio.Protocol):
         if wanted != self.reading and self.state is not State.CLOSED and not self._transport.is_closing():
             self.reading = wanted
             if wanted:
-                self._transport.resume_reading()
+                self._source.resume_reading()
             else:
-                self._transport.pause_reading()
+                self._source.pause_reading()
 
     def _head_bytes(self, status: int, lines: bytes, request_id: str) -> bytes:
         end = b"\r\n"

@@ -22,6 +22,7 @@ from freehold.gateway.claims import SHORTEST_S
 from freehold.gateway.connection import State
 from freehold.gateway.familiar import FamiliarHead
 from freehold.gateway.fastseats cimport MOST_HEADERS, SIGNATURE, Form, Layout, Place, Sight
+from freehold.gateway.lane cimport Rider
 from freehold.gateway.octets cimport (
     NUMBER, Span, head_end, is_same, is_same_secret, put, put_bytes, put_hex, put_ms, put_number, put_padded, put_text,
     value_of,
@@ -74,24 +75,38 @@ cdef inline object recall(recent, key):
 # -- connections: what stands between them and their transports ------------------------------------------------------
 
 
-cdef class Client:
-    """Takes what comes of a connection.ClientConnection, whose state is there and not here."""
+cdef class Client(Rider):
+    """Takes what comes of a connection.ClientConnection, whose state is there and not here. One that has been seen to
+    send passages rides."""
 
     cdef FastPassages fast
     cdef object connection
     cdef Outlet outlet
-    cdef readonly object eof_received, connection_lost, pause_writing, resume_writing
+    cdef readonly object eof_received, pause_writing, resume_writing
 
     def __cinit__(self, fast, connection, transport):
-        self.fast, self.connection, self.outlet = fast, connection, Outlet(transport)
-        self.eof_received, self.connection_lost = connection.eof_received, connection.connection_lost
+        self.fast, self.connection, self.transport, self.outlet = fast, connection, transport, Outlet(transport)
+        self.eof_received = connection.eof_received
         self.pause_writing, self.resume_writing = connection.pause_writing, connection.resume_writing
 
     def data_received(self, bytes data):
+        if self._is_taken(data):
+            self.ride(self.transport)
+
+    cdef int came(self, const char* data, Py_ssize_t size) except -1:
+        self._is_taken(PyBytes_FromStringAndSize(data, size))
+        return 0
+
+    cdef bint _is_taken(self, bytes data) except -1:
         connection = self.connection
         if connection.state is READY and not connection.buffer and connection.writable and self.fast._take(self, data):
-            return
+            return True
         connection.receive(data)
+        return False
+
+    def connection_lost(self, exc):
+        self.alight()
+        self.connection.connection_lost(exc)
 
     cdef int begin(self, FastPassage passage, double deadline) except -1:
         """As ClientConnection.begin_passage."""
@@ -113,26 +128,39 @@ cdef class Client:
         return 0
 
 
-cdef class Agent:
+cdef class Agent(Rider):
     """Takes what comes of an upstream.Upstream, as Client does."""
 
     cdef object upstream
     cdef Outlet outlet
-    cdef readonly object eof_received, connection_lost, pause_writing, resume_writing
+    cdef readonly object eof_received, pause_writing, resume_writing
 
     def __cinit__(self, upstream, transport):
-        self.upstream, self.outlet = upstream, Outlet(transport)
-        self.eof_received, self.connection_lost = upstream.eof_received, upstream.connection_lost
+        self.upstream, self.transport, self.outlet = upstream, transport, Outlet(transport)
+        self.eof_received = upstream.eof_received
         self.pause_writing, self.resume_writing = upstream.pause_writing, upstream.resume_writing
 
     def data_received(self, bytes data):
+        if self._is_taken(data):
+            self.ride(self.transport)
+
+    cdef int came(self, const char* data, Py_ssize_t size) except -1:
+        self._is_taken(PyBytes_FromStringAndSize(data, size))
+        return 0
+
+    cdef bint _is_taken(self, bytes data) except -1:
         upstream = self.upstream
         passage = upstream.passage
         if type(passage) is FastPassage:
             upstream.passage = None
             if (<FastPassage>passage).answered(data):
-                return
+                return not upstream.closed
         upstream.data_received(data)
+        return False
+
+    def connection_lost(self, exc):
+        self.alight()
+        self.upstream.connection_lost(exc)
 
     cdef int begin(self, FastPassage passage, bytes request) except -1:
         """As Upstream.begin_passage."""

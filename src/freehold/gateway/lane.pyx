@@ -57,14 +57,16 @@ cdef class Rider:
         raise NotImplementedError
 
     def ride(self, transport):
-        """Have what comes to `transport` read here, from now on or again."""
+        """Have what comes to `transport` read here, from now on or again, if it has not been closed."""
+        cdef int descriptor = transport.get_extra_info("socket").fileno()
+        if descriptor < 0:
+            return
         loop = asyncio.get_running_loop()
         lane = lanes.get(loop)
         if lane is None:
             lane = lanes[loop] = Lane(loop)
         transport.pause_reading()
-        self.transport = transport
-        self.descriptor = transport.get_extra_info("socket").fileno()
+        self.transport, self.descriptor = transport, descriptor
         self.lane = lane
         self.lane.add(self)
 
@@ -72,6 +74,16 @@ cdef class Rider:
         """Have nothing more read here, nor elsewhere."""
         if self.descriptor >= 0:
             self.lane.remove(self)
+
+    def pause_reading(self):
+        """As the transport's."""
+        self.alight()
+        self.transport.pause_reading()
+
+    def resume_reading(self):
+        """As the transport's, which reads from now on."""
+        self.alight()
+        self.transport.resume_reading()
 
     @property
     def rides(self):

@@ -15,6 +15,7 @@ from typing import Final, Protocol, cast
 
 from freehold.gateway import heads
 from freehold.gateway.framing import BadFraming, UntilClose
+from freehold.gateway.reading import Source
 
 _TCP_ESTABLISHED_BYTES_ACKED: Final = 120
 """Offset of `tcpi_bytes_acked` in Linux's `struct tcp_info`."""
@@ -70,7 +71,7 @@ class Receiver(Protocol):
     """Makes what stands between a connection and its transport: that takes passages' responses, hands `data_received`
     what it does not take, and tells of the rest; see `fastpath.Agent`."""
 
-    def __call__(self, upstream: Upstream, transport: asyncio.Transport) -> asyncio.BaseProtocol: ...
+    def __call__(self, upstream: Upstream, transport: asyncio.Transport) -> Source: ...
 
 
 class Upstream(asyncio.Protocol):
@@ -88,9 +89,10 @@ class Upstream(asyncio.Protocol):
         self._on_lost = on_lost
         self._read_response = read_response
         self._make_receiver = receiver
-        self.receiver: asyncio.BaseProtocol | None = None
+        self.receiver: Source | None = None
         """What the transport hands to what comes, in the place of this, as long as it is open."""
         self._transport: asyncio.Transport = cast("asyncio.Transport", None)
+        self._source: Source | asyncio.Transport = self._transport
         self.sink: Sink | None = None
         self.passage: Passage | None = None
         """The Sink, if it is to be asked first whether what comes is the whole response."""
@@ -150,6 +152,7 @@ class Upstream(asyncio.Protocol):
         Also what comes after another Sink has taken over: that is for `data_received`.
         """
         self._is_received_elsewhere = True
+        self.resume_reading()
         self._transport.set_protocol(_Receiving(self, receive))
 
     def write(self, data: bytes) -> None:
@@ -162,11 +165,11 @@ class Upstream(asyncio.Protocol):
 
     def pause_reading(self) -> None:
         if not self.closed:
-            self._transport.pause_reading()
+            self._source.pause_reading()
 
     def resume_reading(self) -> None:
         if not self.closed:
-            self._transport.resume_reading()
+            self._source.resume_reading()
 
     def hold(self) -> None:
         """Take no more of the response, whose head has just come, until `release`."""
@@ -213,6 +216,7 @@ class Upstream(asyncio.Protocol):
         """After a 101: the transport, and what has come already, for somebody who sets the transport's protocol before
         it waits; and who tells us of the connection's end."""
         self.sink = None
+        self.resume_reading()
         buffer, self._buffer = self._buffer, b""
         return self._transport, buffer
 
@@ -258,8 +262,9 @@ class Upstream(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
+        self._source = self._transport
         if self._make_receiver is not None:
-            self.receiver = self._make_receiver(self, self._transport)
+            self.receiver = self._source = self._make_receiver(self, self._transport)
             self._transport.set_protocol(self.receiver)
 
     def pause_writing(self) -> None:
@@ -329,6 +334,7 @@ class Upstream(asyncio.Protocol):
             self._closed_orderly = True  # what Linux calls a reset that comes after a FIN
         self._lost = exc
         self.receiver = None
+        self._source = self._transport
         self._fail("the connection broke" if exc is not None else "the connection was closed")
         self._on_lost(self)
 
