@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import json
 from typing import Any
@@ -21,6 +22,12 @@ from freehold.aws.validate import Invalid, Validator
 
 SESSION = botocore.session.get_session()
 SEEDS = range(6)
+
+
+@functools.cache
+def readers(service_name: str) -> tuple[Router, Parser, Validator]:
+    of = service(service_name)
+    return Router(of), Parser(of), Validator(of)
 
 
 def botocore_model(service_name: str) -> Any:
@@ -46,7 +53,7 @@ def _bytes(value: str | bytes) -> bytes:
 @pytest.mark.parametrize(("service_name", "operation"), operations())
 def test_what_botocore_sends_is_read_as_it_was_meant(service_name: str, operation: str):
     of = service(service_name)
-    router, parser, validator = Router(of), Parser(of), Validator(of)
+    router, parser, validator = readers(service_name)
     compiled = of.operations[operation]
     shape = of.shapes[compiled.input]
     for seed in SEEDS:
