@@ -126,7 +126,7 @@ TAGS = st.dictionaries(TAG, TAG | st.just(""), max_size=50)
 def test_generated_valid_requests_are_accepted_and_told_again(server: ControlServer):
     client, counts = server.client(), Counter[str]()
 
-    @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+    @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck), database=None)
     @given(NAME, CONFIGURATION, CONFIGURATION, TAGS, NAME.filter(lambda name: name != "DEFAULT"))
     def life(name: str, first: dict[str, Any], second: dict[str, Any], tags: dict[str, str], endpoint: str) -> None:
         made = client.create_agent_runtime(agentRuntimeName=name, agentRuntimeArtifact=ARTIFACT, tags=tags, **first)
