@@ -44,6 +44,7 @@ class Load:
     """The share of clients that leave in the middle."""
     events: int = 40
     every_s: float = 0.5
+    begin_within_s: float = 5.0
     until: float = 0.0
     tally: collections.Counter[str] = field(default_factory=collections.Counter[str])
     open_now: int = 0
@@ -70,7 +71,7 @@ class Load:
             reader, writer = await self._connect()
             try:
                 writer.write(self._request(json.dumps({"die": True}).encode(), session))
-                await reader.read()
+                await reader.read(1)  # an answer, or an end
                 self.tally["deaths"] += 1
             finally:
                 writer.close()
@@ -78,7 +79,7 @@ class Load:
     # -- one client -------------------------------------------------------------------------------------------------
 
     async def _streaming(self, number: int) -> None:
-        await asyncio.sleep(self._chance.random() * 5)
+        await asyncio.sleep(self._chance.random() * self.begin_within_s)
         while time.monotonic() < self.until:
             session = self.sessions[number % len(self.sessions)]
             try:

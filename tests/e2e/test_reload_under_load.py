@@ -49,7 +49,7 @@ def workers(server: RunningServer) -> set[int]:
 
 
 def test_workers_are_replaced_under_load_and_no_request_fails_and_no_stream_is_cut(server: RunningServer, arn: str):
-    load = load_on(server, arn, events=10, every_s=0.1)
+    load = load_on(server, arn, events=10, every_s=0.1, begin_within_s=1.0)
     before = workers(server)
 
     async def main() -> None:
@@ -94,14 +94,14 @@ def test_settings_of_the_gateway_hold_from_the_reload_on(server: RunningServer, 
 
 def test_agents_that_die_and_clients_that_leave_disturb_no_other_stream(server: RunningServer, arn: str):
     """The short form of `./dev soak --streams`."""
-    load = load_on(server, arn, events=10, every_s=0.05, leave=0.3)
+    load = load_on(server, arn, events=10, every_s=0.05, leave=0.3, begin_within_s=1.0)
     load.may_be_cut = True
 
     async def main() -> None:
         load.until = time.monotonic() + 60
         async with asyncio.TaskGroup() as group:
             group.create_task(load.streams(40))
-            group.create_task(load.dying(every_s=1.0))
+            group.create_task(load.dying(every_s=0.4))
             while load.tally["deaths"] < 2 or load.tally["whole"] < 40 or not load.tally["cut"]:
                 await asyncio.sleep(0.05)
             load.until = 0
