@@ -22,7 +22,7 @@ from freehold.gateway.claims import SHORTEST_S
 from freehold.gateway.connection import State
 from freehold.gateway.familiar import FamiliarHead
 from freehold.gateway.fastseats cimport MOST_HEADERS, SIGNATURE, Form, Layout, Place, Sight
-from freehold.gateway.lane cimport Rider
+from freehold.gateway.lane cimport Rider, Taker
 from freehold.gateway.octets cimport (
     NUMBER, Span, head_end, is_same, is_same_secret, put, put_bytes, put_hex, put_ms, put_number, put_padded, put_text,
     value_of,
@@ -133,6 +133,7 @@ cdef class Agent(Rider):
 
     cdef object upstream
     cdef Outlet outlet
+    cdef Taker taker  # of what comes, until the response ends
     cdef readonly object eof_received, pause_writing, resume_writing
 
     def __cinit__(self, upstream, transport):
@@ -141,12 +142,24 @@ cdef class Agent(Rider):
         self.pause_writing, self.resume_writing = upstream.pause_writing, upstream.resume_writing
 
     def data_received(self, bytes data):
-        if self._is_taken(data):
+        cdef Taker taker = self.taker
+        if taker is not None:
+            self.ride(self.transport)
+            taker.came(PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
+        elif self._is_taken(data):
             self.ride(self.transport)
 
     cdef int came(self, const char* data, Py_ssize_t size) except -1:
-        self._is_taken(PyBytes_FromStringAndSize(data, size))
+        cdef Taker taker = self.taker  # held: it may be the response's last bytes
+        if taker is not None:
+            taker.came(data, size)
+        else:
+            self._is_taken(PyBytes_FromStringAndSize(data, size))
         return 0
+
+    def receive_with(self, receive):
+        """See Upstream.receive_with; None: no more."""
+        self.taker = None if receive is None else receive.__self__
 
     cdef bint _is_taken(self, bytes data) except -1:
         upstream = self.upstream

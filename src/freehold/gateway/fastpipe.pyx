@@ -8,7 +8,7 @@ what comes out at the other end is what came in, in its order.
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 
-from freehold.gateway.lane cimport Rider
+from freehold.gateway.lane cimport Rider, Taker
 from freehold.gateway.outlet cimport Outlet
 
 cdef enum:
@@ -19,7 +19,7 @@ cdef enum:
     MOST_SIZE_DIGITS = 15
 
 
-cdef class Chunks:
+cdef class Chunks(Taker):
     """See relay.AgentRelay._short_way."""
 
     cdef object relay, exchange, body, long_way
@@ -33,17 +33,20 @@ cdef class Chunks:
         self.most = body.max_chunk_bytes
 
     def data_received(self, bytes data):
-        if self.is_open and self._is_chunk(data) and not self.relay.ended:
-            self.exchange.bytes_out += PyBytes_GET_SIZE(data)
-            self.outlet.put(data)
-            return
-        self.long_way(data)
-        self.is_open = self.body.between_chunks and not self.body.done
+        self.came(PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
 
-    cdef bint _is_chunk(self, bytes data) noexcept:
+    cdef int came(self, const char* data, Py_ssize_t size) except -1:
+        if self.is_open and self._is_chunk(<const unsigned char*>data, size) and not self.relay.ended:
+            self.exchange.bytes_out += size
+            self.outlet.put_raw(data, size)
+        else:
+            self.long_way(PyBytes_FromStringAndSize(data, size))
+            self.is_open = self.body.between_chunks and not self.body.done
+        return 0
+
+    cdef bint _is_chunk(self, const unsigned char* at, Py_ssize_t size) noexcept:
         """Whether it is one whole chunk, and not the last: as framing.PLAIN_SIZE_LINE finds them."""
-        cdef const unsigned char* at = <const unsigned char*>PyBytes_AS_STRING(data)
-        cdef Py_ssize_t size = PyBytes_GET_SIZE(data), length = 0, digits = 0
+        cdef Py_ssize_t length = 0, digits = 0
         cdef unsigned char byte
         while digits < size and digits <= MOST_SIZE_DIGITS:
             byte = at[digits]

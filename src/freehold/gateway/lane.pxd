@@ -1,12 +1,14 @@
 cdef class Lane
 
 
-cdef class Rider:
+cdef class Taker:
+    cdef int came(self, const char* data, Py_ssize_t size) except -1
+
+
+cdef class Rider(Taker):
     cdef Lane lane
     cdef object transport
     cdef int descriptor  # -1 while it does not ride
-
-    cdef int came(self, const char* data, Py_ssize_t size) except -1
 
 
 cdef class Lane:

@@ -46,15 +46,18 @@ cdef enum:
 cdef dict lanes = {}  # by event loop, as long as anything rides
 
 
-cdef class Rider:
+cdef class Taker:
+    """Who takes what is read."""
+
+    cdef int came(self, const char* data, Py_ssize_t size) except -1:
+        raise NotImplementedError
+
+
+cdef class Rider(Taker):
     """A connection that may be read here."""
 
     def __cinit__(self):
         self.descriptor = -1
-
-    cdef int came(self, const char* data, Py_ssize_t size) except -1:
-        """Something has been read."""
-        raise NotImplementedError
 
     def ride(self, transport):
         """Have what comes to `transport` read here, from now on or again, if it has not been closed."""

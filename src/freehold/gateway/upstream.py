@@ -10,6 +10,7 @@ import asyncio
 import select
 import socket
 import struct
+from abc import abstractmethod
 from collections.abc import Callable
 from typing import Final, Protocol, cast
 
@@ -67,11 +68,19 @@ class ReadResponse(Protocol):
     def __call__(self, data: bytes, *, request_method: str) -> heads.ResponseHead: ...
 
 
+class AgentSource(Source):
+    """What stands between a connection and its transport."""
+
+    @abstractmethod
+    def receive_with(self, receive: Receive | None) -> None:
+        """As Upstream.receive_with, until it is called with None."""
+
+
 class Receiver(Protocol):
     """Makes what stands between a connection and its transport: that takes passages' responses, hands `data_received`
     what it does not take, and tells of the rest; see `fastpath.Agent`."""
 
-    def __call__(self, upstream: Upstream, transport: asyncio.Transport) -> Source: ...
+    def __call__(self, upstream: Upstream, transport: asyncio.Transport) -> AgentSource: ...
 
 
 class Upstream(asyncio.Protocol):
@@ -89,7 +98,7 @@ class Upstream(asyncio.Protocol):
         self._on_lost = on_lost
         self._read_response = read_response
         self._make_receiver = receiver
-        self.receiver: Source | None = None
+        self.receiver: AgentSource | None = None
         """What the transport hands to what comes, in the place of this, as long as it is open."""
         self._transport: asyncio.Transport = cast("asyncio.Transport", None)
         self._source: Source | asyncio.Transport = self._transport
@@ -152,8 +161,10 @@ class Upstream(asyncio.Protocol):
         Also what comes after another Sink has taken over: that is for `data_received`.
         """
         self._is_received_elsewhere = True
-        self.resume_reading()
-        self._transport.set_protocol(_Receiving(self, receive))
+        if self.receiver is not None:
+            self.receiver.receive_with(receive)
+        else:
+            self._transport.set_protocol(_Receiving(self, receive))
 
     def write(self, data: bytes) -> None:
         self.written += len(data)
@@ -383,7 +394,10 @@ class Upstream(asyncio.Protocol):
         self._may_switch = False
         if self._is_received_elsewhere:
             self._is_received_elsewhere = False
-            self._transport.set_protocol(self.receiver or self)
+            if self.receiver is not None:
+                self.receiver.receive_with(None)
+            else:
+                self._transport.set_protocol(self)
         if not head.keep_alive or not self.request_done:
             self.abort()
         self.is_reused = True
