@@ -7,7 +7,7 @@ cdef class Taker:
 
 cdef class Rider(Taker):
     cdef Lane lane
-    cdef object transport
+    cdef object transport, is_closing
     cdef int descriptor  # -1 while it does not ride
 
 

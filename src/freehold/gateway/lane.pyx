@@ -3,7 +3,8 @@
 
 For: what the compiled short ways read most (`fastpipe`). The event loop calls for each connection by itself, and looks
 at each of them twice. Not for an end, nor for an error: the transport, which reads again then, finds it and tells of it.
-Invariant: a connection is read by its transport or here, never by both; what comes is handed on in its order.
+Invariant: a connection is read by its transport or here, never by both, and not at all once its transport closes; what
+comes is handed on in its order.
 """
 
 import asyncio
@@ -69,7 +70,7 @@ cdef class Rider(Taker):
         if lane is None:
             lane = lanes[loop] = Lane(loop)
         transport.pause_reading()
-        self.transport, self.descriptor = transport, descriptor
+        self.transport, self.is_closing, self.descriptor = transport, transport.is_closing, descriptor
         self.lane = lane
         self.lane.add(self)
 
@@ -111,6 +112,9 @@ cdef class Lane:
         cdef epoll_event event
         memset(&event, 0, sizeof(event))
         event.events, event.data.fd = EPOLLIN | EPOLLRDHUP | <unsigned int>EPOLLET, rider.descriptor
+        cdef Rider before = self.riders.get(rider.descriptor)
+        if before is not None:
+            before.descriptor = -1  # its transport has closed it
         self.riders[rider.descriptor] = rider
         if epoll_ctl(self.epoll, EPOLL_CTL_ADD, rider.descriptor, &event) < 0:
             error = OSError(errno, "a connection can't be watched")
@@ -148,6 +152,10 @@ cdef class Lane:
         cdef ssize_t size
         cdef epoll_event event
         cdef int reads
+        if rider.is_closing():
+            # As it stops reading itself. And the descriptor may soon be another connection's.
+            self.remove(rider)
+            return 0
         for reads in range(MOST_READS):
             size = recv(rider.descriptor, self.buffer, BUFFER_BYTES, MSG_DONTWAIT)
             if size > 0:

@@ -227,7 +227,7 @@ class Upstream(asyncio.Protocol):
         """After a 101: the transport, and what has come already, for somebody who sets the transport's protocol before
         it waits; and who tells us of the connection's end."""
         self.sink = None
-        self.resume_reading()
+        self._source.resume_reading()
         buffer, self._buffer = self._buffer, b""
         return self._transport, buffer
 

@@ -42,7 +42,8 @@ def test_an_agent_runs_on_without_its_client_when_a_setting_says_so(
 
     async def agent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if has_it.is_set():  # the first connection may not be free yet
-            return await echo(reader, writer)
+            await echo(reader, writer)
+            return
         await read_request(reader)
         if answering:
             writer.write(EVENTS + b"Transfer-Encoding: chunked\r\n\r\n" + chunk(b"data: 0\n\n"))

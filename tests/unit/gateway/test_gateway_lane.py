@@ -166,6 +166,17 @@ def test_nothing_is_read_while_it_does_not_ride_and_all_of_it_when_it_does_again
     ride(test)
 
 
+def test_nothing_is_read_once_the_transport_closes(ride: Ride) -> None:
+    async def test(ridden: Ridden) -> None:
+        ridden.source.transport.write(bytes(1 << 24))  # which it has to send first
+        ridden.source.transport.close()
+        ridden.far.send(MESSAGE)
+        await turns()
+        assert (ridden.long, ridden.messages.rides, ridden.source.ended.is_set()) == ([], False, False)
+
+    ride(test)
+
+
 def test_what_goes_wrong_for_one_connection_is_told_and_ends_that_one(ride: Ride) -> None:
     async def test(ridden: Ridden) -> None:
         told: list[dict[str, Any]] = []
