@@ -14,6 +14,8 @@ from typing import Final
 EXCHANGE_HEADER: Final = "X-Exchange"
 """Says which of the exchanges a request belongs to."""
 MAX_BODY_BYTES: Final = 400_000
+_READ_AHEAD_BYTES: Final = 64 * 1024
+"""What an agent's kernel and library take of a body that nobody reads, at the least."""
 _EXTENSIONS: Final = (b"", b"", b"", b";a", b";name=value", b' ; q="a \\" b"')
 _TRAILERS: Final = (b"", b"", b"X-Checksum: 1234\r\n", b"Digest: a\r\nX-Empty:\r\n")
 _CONTENT_TYPES: Final = (b"application/json", b"text/event-stream", b"application/octet-stream")
@@ -174,6 +176,8 @@ def _answer(chance: random.Random, request: Request, closes: bool) -> Answer:
     raw = _chunks(chance, content) if framing is Framing.CHUNKED else content
     status = chance.choice((400, 404, 422, 500, 503)) if chance.random() < 0.06 else chance.choice((200, 200, 200, 201))
     is_early = len(request.raw) > 1000 and chance.random() < 0.05
+    if framing is Framing.CLOSE and len(request.raw) > _READ_AHEAD_BYTES:
+        is_early = False  # closing with bytes unread is a reset, which is no end of an answer
     is_http_1_0 = framing is not Framing.CHUNKED and chance.random() < 0.1
     if framing is Framing.CLOSE or is_http_1_0 or is_early:
         after = After.CLOSE
