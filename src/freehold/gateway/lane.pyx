@@ -61,14 +61,18 @@ cdef class Rider(Taker):
         self.descriptor = -1
 
     def ride(self, transport):
-        """Have what comes to `transport` read here, from now on or again, if it has not been closed."""
+        """Have what comes to `transport` read here, from now on or again, if it is open and the kernel lets us."""
         cdef int descriptor = transport.get_extra_info("socket").fileno()
-        if descriptor < 0:
+        if descriptor < 0 or self.descriptor >= 0:
             return
         loop = asyncio.get_running_loop()
         lane = lanes.get(loop)
         if lane is None:
-            lane = lanes[loop] = Lane(loop)
+            try:
+                lane = Lane(loop)
+            except OSError:
+                return  # too many files are open: the transport reads on
+            lanes[loop] = lane
         transport.pause_reading()
         self.transport, self.is_closing, self.descriptor = transport, transport.is_closing, descriptor
         self.lane = lane
@@ -117,10 +121,8 @@ cdef class Lane:
             before.descriptor = -1  # its transport has closed it
         self.riders[rider.descriptor] = rider
         if epoll_ctl(self.epoll, EPOLL_CTL_ADD, rider.descriptor, &event) < 0:
-            error = OSError(errno, "a connection can't be watched")
             self.remove(rider)
-            rider.transport.resume_reading()
-            raise error
+            rider.transport.resume_reading()  # too much is watched: it does it itself
         return 0
 
     cdef int remove(self, Rider rider) except -1:

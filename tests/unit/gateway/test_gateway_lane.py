@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import resource
 import socket
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, cast
@@ -173,6 +175,29 @@ def test_nothing_is_read_once_the_transport_closes(ride: Ride) -> None:
         ridden.far.send(MESSAGE)
         await turns()
         assert (ridden.long, ridden.messages.rides, ridden.source.ended.is_set()) == ([], False, False)
+
+    ride(test)
+
+
+def test_a_transport_reads_on_when_no_file_can_be_opened_for_it(ride: Ride) -> None:
+    async def test(ridden: Ridden) -> None:
+        ridden.messages.alight()
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        taken: list[int] = []
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+        try:
+            with contextlib.suppress(OSError):
+                while True:
+                    taken.append(os.dup(0))
+            ridden.source.transport.resume_reading()
+            ridden.messages.ride(ridden.source.transport)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            for descriptor in taken:
+                os.close(descriptor)
+        ridden.far.send(MESSAGE)
+        await turns()
+        assert (ridden.messages.rides, ridden.source.got) == (False, MESSAGE)
 
     ride(test)
 
