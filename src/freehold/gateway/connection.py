@@ -206,6 +206,7 @@ class ClientConnection(asyncio.Protocol):
         if self.passage is not None:
             self.passage.widen()
         self.state = State.CLOSED
+        self._source = self._transport  # what stood between refers to this: nothing is left to the garbage collector
         self._server.closed(self)
         self.buffer = b""
         relay, self._relay = self._relay, None
