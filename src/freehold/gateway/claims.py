@@ -30,8 +30,9 @@ _STOP_TIMEOUT_S: Final = 120.0
 MAX_EARLY: Final = 256
 """Words of the warden that are kept for claims whose answer has not been acted on."""
 _MAX_JOINS: Final = 5
-_MAX_DIALS: Final = 3
 """Tries to join a session that ends each time just before it is used."""
+_MAX_DIALS: Final = 3
+"""Tries to reach an agent that closes each connection at once."""
 _CAUTION: Final = 0.8
 """Of the time after which an agent closed an idle connection: how long others are used again."""
 SHORTEST_S: Final = 1.0

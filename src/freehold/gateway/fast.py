@@ -53,15 +53,17 @@ def load(choice: Choice = "auto") -> Compiled | None:
 
 def find() -> Compiled:
     """Raises NotBuilt."""
+    built: list[Path] = []
     for name in _MODULES:
         found = importlib.util.find_spec(f"freehold.gateway.{name}")
         if found is None or found.origin is None:
             raise NotBuilt("not compiled for this Python")
-        built = Path(found.origin)
-        sources = [source for end in ("pyx", "pxd") for source in built.parent.glob(f"*.{end}")]
-        # In a source tree somebody may start a server without `./dev`, after a change.
-        if any(source.stat().st_mtime_ns > built.stat().st_mtime_ns for source in sources):
-            raise NotBuilt("compiled from a source that has changed since")
+        built.append(Path(found.origin))
+    oldest = min(path.stat().st_mtime_ns for path in built)
+    sources = [source for end in ("pyx", "pxd") for source in built[0].parent.glob(f"*.{end}")]
+    # In a source tree somebody may start a server without `./dev`, after a change.
+    if any(source.stat().st_mtime_ns > oldest for source in sources):
+        raise NotBuilt("compiled from a source that has changed since")
     from freehold.gateway.fastpath import Agent, FastPassages
     from freehold.gateway.fastpipe import Chunks, Messages
 

@@ -14,7 +14,7 @@ from cpython.buffer cimport PyBUF_READ
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.memoryview cimport PyMemoryView_FromMemory
 from cpython.unicode cimport PyUnicode_DecodeASCII, PyUnicode_DecodeUTF8
-from libc.string cimport memchr, memcmp, memcpy, strlen
+from libc.string cimport memchr, memcmp, memcpy
 from libc.time cimport time
 
 from freehold.gateway import heads
@@ -45,7 +45,7 @@ cdef object READY = State.HEAD
 cdef object ANSWERING = State.ANSWERING
 cdef Py_ssize_t MOST_LINES = FLUSH_LINES - 1
 cdef double SHORTEST = SHORTEST_S
-cdef double WAIT_S = 0.002
+cdef double WAIT_S = 0.002  # from one tick to the next: see FastPassages._wait
 cdef Py_ssize_t TRACE_LINES = len(Trace("0" * TRACE_ID, "0" * SPAN_ID, False, False).lines)
 cdef int BOUNDS = len(LATENCY_BOUNDS_S)
 cdef double[MOST_BOUNDS] BOUND_S
@@ -195,9 +195,8 @@ cdef class FastPassages:
     cdef object _passages, _invocations, _host, _reader, _hosts, _claims, _sweeper, _observer, _clock, _tracer, _ratio
     cdef object _chance, _verdict, _key_sets, _signer, _signer_of, _known_template, _date, _known_response
     cdef object _access_log, _wall, _add_written
+    cdef object _call_later, _first, _known
     cdef list _lines, _waiting
-    cdef object _call_later
-    cdef object _first, _known
     cdef bytes _line, _host_value, _response, _random
     cdef Py_ssize_t _drawn
     cdef Py_ssize_t _max_payload, _max_idle

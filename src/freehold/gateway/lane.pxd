@@ -20,3 +20,4 @@ cdef class Lane:
     cdef int add(self, Rider rider) except -1
     cdef int remove(self, Rider rider) except -1
     cdef int _read(self, Rider rider, bint to_end) except -1
+    cdef int _watch(self, int operation, int descriptor) noexcept

@@ -1,10 +1,10 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, binding=False
 """Reads for many connections at once, in the place of their transports: one call of the event loop for all that is there.
 
-For: what the compiled short ways read most (`fastpipe`). The event loop calls for each connection by itself, and looks
-at each of them twice. Not for an end, nor for an error: the transport, which reads again then, finds it and tells of it.
-Invariant: a connection is read by its transport or here, never by both, and not at all once its transport closes; what
-comes is handed on in its order.
+For: what the compiled short ways read (`fastpath`, `fastpipe`). The event loop calls for each connection by itself, and
+looks at each of them twice. Not for an end, nor for an error: the transport, which reads again then, finds it and tells
+of it. Invariant: a connection is read by its transport or here, never by both, and not at all once its transport closes;
+what comes is handed on in its order.
 """
 
 import asyncio
@@ -113,14 +113,11 @@ cdef class Lane:
         free(self.buffer)
 
     cdef int add(self, Rider rider) except -1:
-        cdef epoll_event event
-        memset(&event, 0, sizeof(event))
-        event.events, event.data.fd = EPOLLIN | EPOLLRDHUP | <unsigned int>EPOLLET, rider.descriptor
         cdef Rider before = self.riders.get(rider.descriptor)
         if before is not None:
             before.descriptor = -1  # its transport has closed it
         self.riders[rider.descriptor] = rider
-        if epoll_ctl(self.epoll, EPOLL_CTL_ADD, rider.descriptor, &event) < 0:
+        if self._watch(EPOLL_CTL_ADD, rider.descriptor) < 0:
             self.remove(rider)
             rider.transport.resume_reading()  # too much is watched: it does it itself
         return 0
@@ -152,7 +149,6 @@ cdef class Lane:
     cdef int _read(self, Rider rider, bint to_end) except -1:
         """What is there is told only once: it is read until there is no more, or it is asked for anew."""
         cdef ssize_t size
-        cdef epoll_event event
         cdef int reads
         if rider.is_closing():
             # As it stops reading itself. And the descriptor may soon be another connection's.
@@ -170,10 +166,15 @@ cdef class Lane:
                 self.remove(rider)
                 rider.transport.resume_reading()
                 return 0
-        memset(&event, 0, sizeof(event))
-        event.events, event.data.fd = EPOLLIN | EPOLLRDHUP | <unsigned int>EPOLLET, rider.descriptor
-        epoll_ctl(self.epoll, EPOLL_CTL_MOD, rider.descriptor, &event)
+        self._watch(EPOLL_CTL_MOD, rider.descriptor)
         return 0
+
+    cdef int _watch(self, int operation, int descriptor) noexcept:
+        """Be told once of what is there now, and of what comes; less than 0 when that can't be."""
+        cdef epoll_event event
+        memset(&event, 0, sizeof(event))
+        event.events, event.data.fd = EPOLLIN | EPOLLRDHUP | <unsigned int>EPOLLET, descriptor
+        return epoll_ctl(self.epoll, operation, descriptor, &event)
 
     def _failed(self, Rider rider, error):
         """As event loops do it."""

@@ -101,7 +101,6 @@ class Upstream(asyncio.Protocol):
         self.receiver: AgentSource | None = None
         """What the transport hands to what comes, in the place of this, as long as it is open."""
         self._transport: asyncio.Transport = cast("asyncio.Transport", None)
-        self._source: Source | asyncio.Transport = self._transport
         self.sink: Sink | None = None
         self.passage: Passage | None = None
         """The Sink, if it is to be asked first whether what comes is the whole response."""
@@ -173,6 +172,11 @@ class Upstream(asyncio.Protocol):
     @property
     def may_write(self) -> bool:
         return not self._paused_by_transport
+
+    @property
+    def _source(self) -> Source | asyncio.Transport:
+        """What reads."""
+        return self.receiver or self._transport
 
     def pause_reading(self) -> None:
         if not self.closed:
@@ -273,9 +277,8 @@ class Upstream(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
-        self._source = self._transport
         if self._make_receiver is not None:
-            self.receiver = self._source = self._make_receiver(self, self._transport)
+            self.receiver = self._make_receiver(self, self._transport)
             self._transport.set_protocol(self.receiver)
 
     def pause_writing(self) -> None:
@@ -345,7 +348,6 @@ class Upstream(asyncio.Protocol):
             self._closed_orderly = True  # what Linux calls a reset that comes after a FIN
         self._lost = exc
         self.receiver = None
-        self._source = self._transport
         self._fail("the connection broke" if exc is not None else "the connection was closed")
         self._on_lost(self)
 

@@ -81,10 +81,10 @@ class Direction:
         rider, source = self._rider, self._source
         if rider is None or source is None:
             return False
-        if not wanted:
-            rider.alight()
-        elif not rider.rides:
+        if wanted:
             rider.ride(source)
+        else:
+            rider.alight()
         return True
 
     def finish(self) -> None:
